@@ -1,0 +1,163 @@
+"""The verb `ablate`: a study from YAML to report and MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tune_jobs.cluster import RayRunner, check_fits, joined_ray, local_ray
+from tune_jobs.executor import Capacity, Outcome, execute
+from tune_jobs.findings import write_report
+from tune_jobs.locks import running
+from tune_jobs.origin import git_commit
+from tune_jobs.plan import Plan
+from tune_jobs.prepare import check, packed, planned
+from tune_jobs.store import Store
+from tune_jobs.study import Study
+from tune_jobs.watch import Watch, one_line
+
+
+@dataclass
+class Result:
+    """What a run did and left."""
+
+    study: str
+    outcome: Outcome
+    plan: Plan
+    wall_seconds: float
+    written: dict[str, Any] = field(default_factory=dict)
+    late: str | None = None  # why MLflow is behind, if it is
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.outcome.failed)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "executed": len(self.outcome.executed),
+            "cached": len(self.outcome.cached),
+            "failed": len(self.outcome.failed),
+            "skipped": len(self.outcome.skipped),
+            "failures": {self.plan.by_key[k].name: one_line(e) for k, e in self.outcome.failed.items()},
+            "wall_seconds": round(self.wall_seconds, 2),
+            "tracking_late": self.late,
+            **self.written,
+        }
+
+
+def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Result:
+    """Run what is not finished, write tables and report, bring MLflow up to date.
+
+    Raises InputError before anything has run; KeyboardInterrupt on Ctrl-C or SIGTERM, with finished stages kept.
+    """
+    clock = time.monotonic()
+    store = Store(root)
+    with running(study.study, store), _terminable():
+        full = planned(study, store)
+        if address is None:  # a cluster's capacity is known once it is joined
+            check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
+        facts = {"git_commit": git_commit()}
+        data = next(full.of_kind("data"))
+        dataset, packed_now = packed(study, store, data, facts)
+        check(study, dataset)
+        folder = store.root / study.study
+        (folder / "study.yaml").write_text(study.to_yaml())
+        outcome, late = _execute(study, full, store, address, facts)
+        if packed_now:
+            outcome.cached.remove(data.key)
+            outcome.executed.insert(0, data.key)
+        _write_failures(folder, full, outcome)
+        errors = {full.by_key[k].name: one_line(e) for k, e in outcome.failed.items()}
+        written = write_report(study, full, store, errors, command)
+        late = track(study, full, store) if late is None else late
+        written["tracking"] = tracking_uri(study, store, masked=True)
+    return Result(study.study, outcome, full, time.monotonic() - clock, written, late)
+
+
+def tracking_uri(study: Study, store: Store, *, masked: bool = False) -> str:
+    """The study's MLflow, SQLite below the root where it names none."""
+    from tune_jobs.tracking import default_uri, mask
+
+    uri = study.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store.root)
+    return mask(uri) if masked else uri
+
+
+def track(study: Study, full: Plan, store: Store) -> str | None:
+    """Replay finished stages into MLflow; what hindered it, in words, if something did."""
+    from tune_jobs.tracking import sync
+
+    uri = tracking_uri(study, store)
+    try:
+        sync(study, full, store, uri=uri, folder=store.root / study.study)
+    except Exception as error:  # MLflow and its stores raise many kinds; none may cost the study its result
+        return (
+            f"MLflow at {tracking_uri(study, store, masked=True)} is behind ({one_line(error)}); run `intermoco sync`"
+        )
+    return None
+
+
+def _execute(
+    study: Study, full: Plan, store: Store, address: str | None, facts: Mapping[str, Any]
+) -> tuple[Outcome, str | None]:
+    """Run unfinished stages on Ray; no Ray is started where there are none."""
+    if all(store.finished(stage) for stage in full.by_key.values()):
+        return Outcome(cached=list(full.by_key)), None
+    from tune_jobs.tracking import Follower
+
+    with joined_ray(address) if address else local_ray():
+        runner = RayRunner(store, facts)
+        check_fits(full.by_key.values(), runner.capacity())
+        follower = Follower(study, full, store, uri=tracking_uri(study, store))
+        try:
+            with Watch(full, on_finished=follower.stage) as watch:
+                outcome = execute(full, store, runner, watch)
+        except BaseException:
+            runner.cancel()
+            raise
+        finally:
+            late = follower.close(timeout=30)
+    return outcome, late
+
+
+def _accelerators() -> float:
+    """Accelerators of this machine, without importing torch: what Ray will find."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([d for d in visible.split(",") if d.strip()]))
+    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+def _write_failures(folder: Path, full: Plan, outcome: Outcome) -> None:
+    """The whole traceback of each failed stage, for whoever has to find out why."""
+    target = folder / "failures"
+    for old in target.glob("*.txt"):
+        old.unlink()
+    for key, error in outcome.failed.items():
+        target.mkdir(exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        (target / f"{full.by_key[key].folder}.txt").write_text(f"{full.by_key[key].name}\n\n{text}")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a run as Ctrl-C does: cleanly, resumable."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sys.stderr.flush()

@@ -1,0 +1,268 @@
+"""The command line. Parses words and says what happened; each verb's work lives in its own module.
+
+Nothing heavy is imported before a verb needs it: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ssl_core.errors import InputError, IntermocoError
+
+app = typer.Typer(
+    name="intermoco",
+    help="Pretrain image encoders with MoCo and losses on intermediate blocks; ablate and analyse on Ray, track in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a packaged study.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study, e.g. --set seeds=[0,1,2]."),
+]
+OutputOption = Annotated[Path, typer.Option("--output", metavar="ROOT", help="Folder of stages, tables, reports.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to join; else a local Ray."),
+]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="End the output with one line of JSON.")]
+
+RUNS = Path("runs")
+
+
+@app.command()
+def ablate(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    address: AddressOption = None,
+    dry_run: DryOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study: pretrain, fine-tune, probe, compare; write its tables and report."""
+    from tune_jobs.study import load
+
+    resolved = load(study, overrides or ())
+    if dry_run:
+        _print_plan(resolved, output, as_json)
+        return
+    from tune_jobs.ablate import ablate as run
+
+    command = _command()
+    try:
+        result = run(resolved, root=output, address=address, command=command)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was finished is kept; go on with: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _print_result(result)
+    if as_json:
+        print(json.dumps(result.as_json()))
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild tables and report from finished stages; compute nothing."""
+    from tune_jobs.findings import write_report
+    from tune_jobs.prepare import planned
+    from tune_jobs.store import Store
+    from tune_jobs.study import load
+
+    resolved, store = load(study, overrides or ()), Store(output)
+    full = planned(resolved, store, remember=False)
+    _require_packed(full, store)
+    written = write_report(resolved, full, store, {}, _command("ablate"))
+    print(f"report  {written['report']}")
+    if as_json:
+        print(json.dumps({"study": resolved.study, **_counts(full, store), **written}))
+
+
+@app.command()
+def data(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a study's dataset: counts, classes, groups, splits and label fractions."""
+    from tune_jobs.audit import audit
+    from tune_jobs.store import Store
+    from tune_jobs.study import load
+
+    facts = audit(load(study, overrides or ()), Store(output))
+    _print_data(facts)
+    if as_json:
+        print(json.dumps(facts))
+
+
+@app.command()
+def sync(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay finished stages into MLflow; replaying twice changes nothing."""
+    from tune_jobs import tracking
+    from tune_jobs.ablate import tracking_uri
+    from tune_jobs.prepare import planned
+    from tune_jobs.store import Store
+    from tune_jobs.study import load
+
+    resolved, store = load(study, overrides or ()), Store(output)
+    full = planned(resolved, store, remember=False)
+    _require_packed(full, store)
+    uri = tracking_uri(resolved, store)
+    try:
+        done = tracking.sync(resolved, full, store, uri=uri, folder=store.root / resolved.study)
+    except Exception as error:  # MLflow and its stores raise many kinds
+        raise IntermocoError(f"MLflow at {tracking.mask(uri)}: {str(error).splitlines()[0]}") from error
+    print(f"MLflow at {tracking.mask(uri)}: {done.created} runs written, {done.already_there} already there")
+    if as_json:
+        print(json.dumps({"study": resolved.study, "created": done.created, "already_there": done.already_there,
+                          "tracking": tracking.mask(uri)}))  # fmt: skip
+
+
+@app.command()
+def ui(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Open the store that this study names.")
+    ] = None,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow on the right store, on 127.0.0.1."""
+    from tune_jobs.ui import serve
+
+    raise typer.Exit(serve(study, overrides or (), output, port))
+
+
+def main() -> NoReturn:
+    """Entry point: bad input exits 2 with one message, a failure 1, an interruption 130."""
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        _fail(error, 2)
+    except IntermocoError as error:
+        _fail(error, 1)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith("click"):  # usage: click words it and knows its exit status
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(getattr(error, "exit_code", 2))
+        raise
+    sys.exit(0)
+
+
+def _fail(error: Exception, status: int) -> NoReturn:
+    print(f"intermoco: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _command(verb: str | None = None) -> str:
+    """The command as it was typed, to be typed again."""
+    words = [w for w in sys.argv[1:] if w not in ("--json", "--dry-run")]
+    return shlex.join(["intermoco", *([verb, *words[1:]] if verb else words)])
+
+
+def _require_packed(full: Any, store: Any) -> None:
+    stage = next(full.of_kind("data"))
+    if not store.finished(stage):
+        raise InputError(
+            f"nothing of this study is finished in {store.root}: run `intermoco ablate` first, with the same "
+            "--output and --set"
+        )
+
+
+def _counts(full: Any, store: Any) -> dict[str, int]:
+    finished = sum(store.finished(stage) for stage in full.by_key.values())
+    return {"executed": 0, "cached": finished, "failed": 0, "skipped": len(full.by_key) - finished}
+
+
+def _print_plan(study: Any, output: Path, as_json: bool) -> None:
+    from tune_jobs.prepare import planned
+    from tune_jobs.store import Store
+
+    store = Store(output)
+    full = planned(study, store, remember=False)
+    cached = {key for key, stage in full.by_key.items() if store.finished(stage)}
+    print(f"study {study.study}: {len(study.arms)} arms, {len(study.seeds)} seeds, {len(full.by_key)} stages")
+    for key, stage in full.by_key.items():
+        state = "cached" if key in cached else "to run"
+        needs = f"{stage.demand.workers} x {stage.demand.cpus:g} CPU"
+        print(f"  {state}  {stage.folder:28}  {needs}  {stage.name}")
+    if as_json:
+        print(json.dumps({"study": study.study, "stages": len(full.by_key), "cached": len(cached),
+                          "to_run": len(full.by_key) - len(cached), "executed": 0}))  # fmt: skip
+
+
+def _print_result(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tune_jobs.findings import tables_in_words
+    from tune_jobs.watch import duration, one_line
+
+    console = Console()
+    outcome = result.outcome
+    if result.written.get("tables"):
+        table = Table(
+            "mode", "labels", "metric", "arm", "mean", "range", "seeds", box=None, title=f"{result.study}: test scores"
+        )
+        for row in tables_in_words(Path(result.written["tables"][0]).parent):
+            table.add_row(*row)
+        console.print(table)
+    for key, error in outcome.failed.items():
+        print(f"failed: {result.plan.by_key[key].name}: {one_line(error)}", file=sys.stderr)
+    print(
+        f"{len(outcome.executed)} stages run, {len(outcome.cached)} kept from before, {len(outcome.failed)} failed, "
+        f"{len(outcome.skipped)} skipped in {duration(result.wall_seconds)}"
+    )
+    if result.late:
+        print(result.late, file=sys.stderr)
+    print(f"report  {result.written['report']}")
+    print(f"MLflow  {result.written['tracking']}  (intermoco ui)")
+
+
+def _print_data(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"{facts['name']}: {facts['size']} x {facts['size']} px, {facts['channels']} channel(s), {facts['task']}"
+    )
+    console.print(f"splits {facts['splits_made']}; fingerprint {facts['fingerprint'][:16]}")
+    table = Table("split", "images", "groups", *facts["class_names"], box=None)
+    for split, counts in facts["splits"].items():
+        table.add_row(split, str(counts["images"]), str(counts["groups"]), *(str(c) for c in counts["classes"]))
+    console.print(table)
+    fractions = Table("labels", "images", *facts["class_names"], box=None)
+    for part in facts["fractions"]:
+        fractions.add_row(f"{100 * part['fraction']:g}%", str(part["images"]), *(str(c) for c in part["classes"]))
+    console.print(fractions)
+
+
+if __name__ == "__main__":
+    main()

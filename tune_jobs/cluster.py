@@ -1,0 +1,192 @@
+"""Ray: a local one started and stopped around a run, or a cluster joined by its address; stages as its tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_core.errors import ConfigError, InputError
+from tune_jobs.executor import Capacity, Done
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.store import Store
+
+#: Bytes of Ray's shared memory in a local run: stages hand over files, never objects.
+OBJECT_STORE = 128 * 1024**2
+FILES = "intermoco-ray-"  # prefix of a local run's folder for Ray's files; the owner's process id follows
+
+
+@contextlib.contextmanager
+def local_ray(cpus: int | None = None) -> Iterator[None]:
+    """A Ray of this process alone: listens on 127.0.0.1 only, sends no usage statistics, leaves no file behind."""
+    # Ray binds to every interface unless it believes that it cannot form a cluster; read when ray is imported
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _quiet()
+    # a token of this run alone, instead of the one that Ray would keep in the home folder
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    _remove_orphans()
+    folder = tempfile.mkdtemp(prefix=f"{FILES}{os.getpid()}-")
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE,
+            _temp_dir=folder,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def joined_ray(address: str) -> Iterator[None]:
+    """A running cluster's Ray; ConfigError where nothing answers at the address."""
+    _quiet()
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how often Train takes up reports
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _remove_orphans() -> None:
+    """Remove Ray's files of local runs whose process is gone: a killed one could not do it itself."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FILES}*"):
+        owner = folder.name.removeprefix(FILES).split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class RayRunner:
+    """Runs stages as Ray tasks. Needs Ray to be initialised."""
+
+    def __init__(self, store: Store, facts: Mapping[str, Any]) -> None:
+        import ray
+
+        self._ray = ray
+        self.store, self.facts = store, dict(facts)
+        self._stages: dict[Any, Stage] = {}
+        self._newest: dict[str, dict[str, Any]] = {}
+        self._board = ray.remote(num_cpus=0)(_Board).remote()
+        self._drained: Any = None
+        self._task = ray.remote(max_retries=2)(_run_stage)
+
+    def capacity(self) -> Capacity:
+        resources = self._ray.cluster_resources()
+        return Capacity(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+    def submit(self, stage: Stage) -> None:
+        demand = stage.demand.on(self.capacity().accelerators)
+        # a pretraining's own task only waits for Ray Train's workers, which hold the resources
+        waits = stage.kind == "pretrain"
+        task = self._task.options(
+            name=stage.name,
+            num_cpus=0 if waits else demand.cpus,
+            num_gpus=0 if waits else demand.accelerators,
+        )
+        ref = task.remote(stage, str(self.store.root), demand, self.facts, Progress(self._board, stage.key))
+        self._stages[ref] = stage
+
+    def wait(self, seconds: float) -> Iterable[Done]:
+        ready, _ = self._ray.wait(list(self._stages), num_returns=1, timeout=seconds, fetch_local=False)
+        return [Done(self._stages.pop(ref), self._error(ref)) for ref in ready]
+
+    def progress(self) -> Mapping[str, Mapping[str, Any]]:
+        """Asks the board without waiting for it: what it said to the last call's question is there by now."""
+        if self._drained is not None and self._ray.wait([self._drained], timeout=0)[0]:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._newest.update(self._ray.get(self._drained))
+            self._drained = None
+        if self._drained is None:
+            self._drained = self._board.drain.remote()
+        return self._newest
+
+    def cancel(self) -> None:
+        """Stop what runs, at once: workers of a pretraining go with the task that owns them."""
+        for ref in self._stages:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(ref, force=True)
+
+    def _error(self, ref: Any) -> BaseException | None:
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            cause: BaseException = error.cause if error.cause is not None else error
+            cause.add_note(str(error))
+            return cause
+        except self._ray.exceptions.RayError as error:
+            return error
+        return None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sends a running stage's progress to the board, from whichever process runs it; waits for no answer."""
+
+    board: Any
+    key: str
+
+    def __call__(self, values: Mapping[str, Any]) -> None:
+        self.board.put.remote(self.key, dict(values))
+
+
+class _Board:
+    """An actor that keeps each stage's newest progress until the driver fetches it."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, dict[str, Any]] = {}
+
+    def put(self, key: str, values: dict[str, Any]) -> None:
+        self._newest[key] = values
+
+    def drain(self) -> dict[str, dict[str, Any]]:
+        newest, self._newest = self._newest, {}
+        return newest
+
+
+def _run_stage(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Progress) -> None:
+    from tune_jobs.work import perform
+
+    perform(stage, Store(root), demand, facts, report)
+
+
+def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
+    """InputError for the first stage that asks for more than the whole cluster has."""
+    from tune_jobs.executor import totals
+
+    for stage in stages:
+        cpus, accelerators = totals(stage.demand, capacity)
+        if cpus > capacity.cpus or accelerators > capacity.accelerators:
+            raise InputError(
+                f"{stage.name} needs {stage.demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
+                f"accelerators in all, the cluster has {capacity.cpus:g} and {capacity.accelerators:g}; "
+                "lower resources.workers, resources.cpus or resources.accelerators"
+            )

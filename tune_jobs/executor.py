@@ -1,0 +1,191 @@
+"""Runs a plan: each stage the moment its inputs exist and its resources are free. Knows no Ray; a runner does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ssl_core.errors import StageError
+from tune_jobs.plan import Plan
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.store import Store
+
+#: Rough cost of a kind, for the order of work: what many stages wait for goes first.
+WEIGHT: Mapping[str, float] = {"pretrain": 20.0, "finetune": 5.0}
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in all."""
+
+    cpus: float
+    accelerators: float = 0.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that ended, well or with an error."""
+
+    stage: Stage
+    error: BaseException | None = None
+
+
+class Runner(Protocol):
+    """Where stages run."""
+
+    def capacity(self) -> Capacity: ...
+
+    def submit(self, stage: Stage) -> None:
+        """Start a stage whose inputs are finished; it publishes itself in the store."""
+
+    def wait(self, seconds: float) -> Iterable[Done]:
+        """Stages that have ended since the last call; returns at the first one, at the latest after `seconds`."""
+
+    def progress(self) -> Mapping[str, Mapping[str, Any]]:
+        """Newest progress of running stages, by key."""
+
+
+class Watcher(Protocol):
+    """Who is told what happens."""
+
+    def cached(self, stage: Stage) -> None: ...
+
+    def started(self, stage: Stage) -> None: ...
+
+    def finished(self, stage: Stage, seconds: float) -> None: ...
+
+    def failed(self, stage: Stage, error: BaseException) -> None: ...
+
+    def skipped(self, stage: Stage, cause: Stage) -> None: ...
+
+    def tick(self, progress: Mapping[str, Mapping[str, Any]]) -> None: ...
+
+
+@dataclass
+class Outcome:
+    """Keys of stages by what became of them."""
+
+    executed: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed: dict[str, BaseException] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # stage -> the failed stage it needed
+
+
+def execute(plan: Plan, store: Store, runner: Runner, watcher: Watcher, *, poll_seconds: float = 0.25) -> Outcome:
+    """Run every stage that is not finished. A failure skips its descendants and touches nothing else."""
+    return _Execution(plan, store, runner, watcher).run(poll_seconds)
+
+
+class _Execution:
+    def __init__(self, plan: Plan, store: Store, runner: Runner, watcher: Watcher) -> None:
+        self.stages = plan.by_key
+        self.store, self.runner, self.watcher = store, runner, watcher
+        self.outcome = Outcome()
+        self.needed_by: dict[str, list[str]] = {key: [] for key in self.stages}
+        self.missing: dict[str, set[str]] = {}  # unfinished stage -> its unfinished inputs
+        self.running: dict[str, float] = {}  # stage -> time it was started
+        self.ready: list[str] = []
+        self.order = _urgency(plan)
+
+    def run(self, poll_seconds: float) -> Outcome:
+        self._sort_out_finished()
+        while self.running or self.ready:
+            self._start_what_fits()
+            for done in self.runner.wait(poll_seconds):
+                self._settle(done)
+            self.watcher.tick(self.runner.progress())
+        return self.outcome
+
+    def _sort_out_finished(self) -> None:
+        for key, stage in self.stages.items():
+            if self.store.finished(stage):
+                self.outcome.cached.append(key)
+                self.watcher.cached(stage)
+                continue
+            # inputs precede the stages that need them, so what is not in `missing` by now is finished
+            self.missing[key] = {i for i in stage.inputs.values() if i in self.missing}
+            for needed in self.missing[key]:
+                self.needed_by[needed].append(key)
+        self.ready = [key for key, inputs in self.missing.items() if not inputs]
+        self._sort_ready()
+
+    def _sort_ready(self) -> None:
+        self.ready.sort(key=lambda key: self.order[key])
+
+    def _start_what_fits(self) -> None:
+        if not self.ready:
+            return
+        total = self.runner.capacity()
+        free = Capacity(
+            total.cpus - sum(self._demand(k, total)[0] for k in self.running),
+            total.accelerators - sum(self._demand(k, total)[1] for k in self.running),
+        )
+        for key in list(self.ready):
+            cpus, accelerators = self._demand(key, total)
+            if cpus <= free.cpus and accelerators <= free.accelerators:
+                free = Capacity(free.cpus - cpus, free.accelerators - accelerators)
+                self._start(key)
+            elif not self.running and (cpus > total.cpus or accelerators > total.accelerators):
+                self.ready.remove(key)
+                self._fail(
+                    key,
+                    StageError(
+                        f"needs {cpus:g} CPUs and {accelerators:g} accelerators, the cluster has "
+                        f"{total.cpus:g} and {total.accelerators:g}"
+                    ),
+                )
+
+    def _demand(self, key: str, total: Capacity) -> tuple[float, float]:
+        return totals(self.stages[key].demand, total)
+
+    def _start(self, key: str) -> None:
+        self.ready.remove(key)
+        self.running[key] = time.monotonic()
+        self.runner.submit(self.stages[key])
+        self.watcher.started(self.stages[key])
+
+    def _settle(self, done: Done) -> None:
+        key = done.stage.key
+        seconds = time.monotonic() - self.running.pop(key)
+        if done.error is None and not self.store.finished(done.stage):
+            done = Done(done.stage, StageError(f"ended without leaving {self.store.path(done.stage)}"))
+        if done.error is not None:
+            self._fail(key, done.error)
+            return
+        self.outcome.executed.append(key)
+        self.watcher.finished(done.stage, seconds)
+        for follower in self.needed_by[key]:
+            self.missing[follower].discard(key)
+            if not self.missing[follower] and follower not in self.outcome.skipped:
+                self.ready.append(follower)
+        self._sort_ready()
+
+    def _fail(self, key: str, error: BaseException) -> None:
+        self.outcome.failed[key] = error
+        self.watcher.failed(self.stages[key], error)
+        descendants = list(self.needed_by[key])
+        for follower in descendants:
+            if follower not in self.outcome.skipped:
+                self.outcome.skipped[follower] = key
+                self.watcher.skipped(self.stages[follower], self.stages[key])
+                descendants.extend(self.needed_by[follower])
+
+
+def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
+    """CPUs and accelerators that a stage takes in all on a cluster of this capacity."""
+    settled = demand.on(cluster.accelerators)
+    assert settled.accelerators is not None
+    return settled.workers * settled.cpus, settled.workers * settled.accelerators
+
+
+def _urgency(plan: Plan) -> dict[str, tuple[float, int]]:
+    """Sort key of each stage: the longest path of work that waits for it, longest first, then the plan's order."""
+    behind: dict[str, float] = {}
+    for key, stage in reversed(plan.by_key.items()):
+        length = behind.get(key, 0.0) + WEIGHT.get(stage.kind, 1.0)
+        behind[key] = length
+        for needed in stage.inputs.values():
+            behind[needed] = max(behind.get(needed, 0.0), length)
+    return {key: (-behind[key], index) for index, key in enumerate(plan.by_key)}

@@ -1,0 +1,45 @@
+"""One run a study at a time. The system frees a lock when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import IO
+
+from ssl_core.errors import InputError
+from tune_jobs.store import Store
+
+
+@contextlib.contextmanager
+def running(study: str, store: Store) -> Iterator[None]:
+    """Hold the study for this run. Where nobody else uses the root, sweep what a killed run left half-made.
+
+    Raises InputError when another process is running the same study in the same root.
+    """
+    folder = store.root / study
+    folder.mkdir(parents=True, exist_ok=True)
+    store.stages.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as own, (store.stages / ".lock").open("a+") as shared:
+        if not _try(own, fcntl.LOCK_EX):
+            own.seek(0)
+            raise InputError(
+                f"study {study} is already running in {store.root} (process {own.read().strip() or 'unknown'}); "
+                "wait for it, or give another --output"
+            )
+        own.truncate(0)
+        own.write(str(os.getpid()))
+        own.flush()
+        if _try(shared, fcntl.LOCK_EX):
+            store.sweep()
+        fcntl.flock(shared, fcntl.LOCK_SH)
+        yield
+
+
+def _try(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file.fileno(), kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,165 @@
+"""Study to stages: a pure function. What depends on what, and nothing about how or where it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ssl_core.config import Mode, PretrainConfig
+from ssl_core.sources import DatasetConfig
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.study import Study
+
+#: Splits of which features are kept: all for probing, the test split for comparing a model before and after.
+ALL_SPLITS, TEST_SPLIT = [0, 1, 2], [2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a study, inputs before the stages that need them. A key may occur under several labels."""
+
+    stages: tuple[Stage, ...]
+
+    @cached_property
+    def by_key(self) -> Mapping[str, Stage]:
+        """Each distinct stage once, under the labels it was first planned with."""
+        unique: dict[str, Stage] = {}
+        for stage in self.stages:
+            unique.setdefault(stage.key, stage)
+        return unique
+
+    def of_kind(self, kind: str) -> Iterator[Stage]:
+        return (s for s in self.stages if s.kind == kind)
+
+
+def plan(study: Study, fingerprint: str) -> Plan:
+    """Every stage of the study on the dataset with this fingerprint."""
+    return Plan(tuple(_stages(study, fingerprint)))
+
+
+def data_stage(dataset: DatasetConfig, fingerprint: str) -> Stage:
+    """Packing of a dataset. Its path is no part of the identity: the fingerprint stands for the content."""
+    return Stage(kind="data", config={"fingerprint": fingerprint, "name": dataset.name or dataset.source})
+
+
+def _stages(study: Study, fingerprint: str) -> Iterator[Stage]:
+    data = data_stage(study.dataset, fingerprint)
+    yield data
+    reference_pool: list[Stage] = []
+    for seed in study.seeds:
+        for arm, config in study.arms.items():
+            labels = {"arm": arm, "seed": seed}
+            if config is None:
+                for fraction in study.downstream.fractions:
+                    stage = _finetune(study, labels, "scratch", fraction, data, None)
+                    reference_pool.append(stage)
+                    yield stage
+                continue
+            encoder = _pretrain(study, labels, config, data)
+            yield encoder
+            for fraction in study.downstream.linear_fractions:
+                yield _finetune(study, labels, "linear", fraction, data, encoder)
+            if study.probe or study.reuse:
+                before = _features(study, labels, "pretrained", encoder, data, ALL_SPLITS)
+                yield before
+                yield from _probes(study, labels, before)
+            for fraction in study.downstream.fractions:
+                tuned = _finetune(study, labels, "full", fraction, data, encoder)
+                reference_pool.append(tuned)
+                yield tuned
+                if study.reuse and fraction in study.reuse_fractions:
+                    after = _features(study, labels, f"full {100 * fraction:g}%", tuned, data, TEST_SPLIT)
+                    yield after
+                    yield _reuse(study, labels, fraction, before, after)
+    if study.ks:
+        yield _ks(study, reference_pool)
+
+
+def _pretrain(study: Study, labels: Mapping[str, Any], arm: PretrainConfig, data: Stage) -> Stage:
+    config = as_config(dataclasses.replace(arm, seed=labels["seed"]))
+    workers = study.resources.workers
+    if workers > 1:
+        config["workers"] = workers  # batch norm sees a worker's share of the batch, so the result differs
+    demand = dataclasses.replace(_demand(study), workers=workers, checkpoint_seconds=study.resources.checkpoint_seconds)
+    return Stage(kind="pretrain", config=config, inputs={"data": data.key}, labels=labels, demand=demand)
+
+
+def _finetune(
+    study: Study, labels: Mapping[str, Any], mode: Mode, fraction: float, data: Stage, pretrained: Stage | None
+) -> Stage:
+    template = study.downstream.linear if mode == "linear" else study.downstream.full
+    arm = study.arms[labels["arm"]]
+    config = dataclasses.replace(
+        template,
+        encoder=arm.encoder if arm else study.encoder,
+        mode=mode,
+        fraction=fraction,
+        seed=labels["seed"],
+        metric=study.downstream.metric,
+        bootstrap=study.downstream.bootstrap,
+    )
+    inputs = {"data": data.key} | ({"encoder": pretrained.key} if pretrained else {})
+    labels = {**labels, "mode": mode, "label_fraction": fraction}
+    return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=_demand(study))
+
+
+def _features(
+    study: Study, labels: Mapping[str, Any], of: str, weights: Stage, data: Stage, splits: list[int]
+) -> Stage:
+    return Stage(
+        kind="features",
+        config={"splits": splits},
+        inputs={"data": data.key, weights.kind: weights.key},
+        labels={**labels, "of": of},
+        demand=_demand(study),
+    )
+
+
+def _probes(study: Study, labels: Mapping[str, Any], features: Stage) -> Iterator[Stage]:
+    if study.probe is None:
+        return
+    for fraction in study.probe_fractions:
+        yield Stage(
+            kind="probe",
+            config=as_config(dataclasses.replace(study.probe, fraction=fraction, seed=labels["seed"])),
+            inputs={"features": features.key},
+            labels={**labels, "mode": "probe", "label_fraction": fraction},
+            demand=_cpu(study),
+        )
+
+
+def _reuse(study: Study, labels: Mapping[str, Any], fraction: float, before: Stage, after: Stage) -> Stage:
+    assert study.reuse is not None
+    config = as_config(dataclasses.replace(study.reuse, seed=labels["seed"]))
+    return Stage(
+        kind="reuse",
+        config={**config, "label_fraction": fraction},
+        inputs={"before": before.key, "after": after.key},
+        labels={**labels, "mode": "full", "label_fraction": fraction},
+        demand=_cpu(study),
+    )
+
+
+def _ks(study: Study, models: list[Stage]) -> Stage:
+    """One stage for the study: the reference is chosen among all arms and seeds."""
+    config = {**as_config(study.ks), "models": [{**m.labels, "input": m.key} for m in models]}
+    return Stage(kind="ks", config=config, inputs={m.key: m.key for m in models}, demand=_cpu(study))
+
+
+def _demand(study: Study) -> Demand:
+    accelerators = study.resources.accelerators
+    return Demand(cpus=study.resources.cpus, accelerators=None if accelerators == "auto" else accelerators)
+
+
+def _cpu(study: Study) -> Demand:
+    return Demand(cpus=study.resources.cpus)
+
+
+def as_config(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as a stage's config: plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain

@@ -1,0 +1,168 @@
+"""What each kind of stage does: read the inputs' folders, leave files in a working folder. Runs inside a Ray task."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.store import Store
+
+Report = Callable[[Mapping[str, Any]], None]
+T = TypeVar("T")
+
+#: Packages whose versions a manifest records.
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "pandas", "pillow", "ray", "intermoco")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A reporter that hands metrics on and needs no checkpoints: a stage that fails starts again."""
+
+    report: Report
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        self.report(dict(values))
+
+    def checkpoint(self, path: Path) -> None:
+        del path
+
+
+def perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any], report: Report) -> None:
+    """Do a stage's work and publish it, unless somebody has meanwhile.
+
+    Args:
+        demand: what the stage runs with, settled for this cluster.
+        facts: joins the manifest (git commit, ...).
+        report: receives progress, e.g. {"epoch": 3, "loss": 1.2}.
+    """
+    if store.finished(stage):
+        return
+    started, clock = time.time(), time.monotonic()
+    work = store.begin(stage)
+    try:
+        device = _settle_device(demand)
+        _do(stage, store, work, demand, report, device)
+        wall = time.monotonic() - clock
+        store.publish(
+            stage,
+            work,
+            {
+                **facts,
+                "environment": environment(device),
+                "started": started,
+                "wall_seconds": wall,
+                "accelerator_seconds": wall * demand.workers * (demand.accelerators or 0.0),
+            },
+        )
+    except BaseException:
+        store.discard(work)
+        raise
+
+
+def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> None:
+    config = dict(stage.config)
+    folder = {role: _input(store, role, key, stage) for role, key in stage.inputs.items()}
+    match stage.kind:
+        case "pretrain":
+            from tune_jobs.train import train
+
+            train(stage, store, folder["data"], work, demand, report)
+        case "finetune":
+            from ssl_core.config import FinetuneConfig
+            from ssl_core.dataset import Dataset
+            from ssl_core.finetuning import finetune
+
+            encoder = folder["encoder"] / "encoder.pt" if "encoder" in folder else None
+            finetune(
+                typed(FinetuneConfig, config),
+                Dataset.open(folder["data"]),
+                work,
+                Forward(report),
+                encoder=encoder,
+                device=device,
+            )
+        case "features":
+            from analysis.features import extract
+            from ssl_core.dataset import Dataset
+
+            weights = folder["pretrain"] / "encoder.pt" if "pretrain" in folder else folder["finetune"] / "model.pt"
+            extract(weights, Dataset.open(folder["data"]), work, splits=tuple(config["splits"]), device=device)
+        case "probe":
+            from analysis.config import ProbeConfig
+            from analysis.probing import probe
+
+            probe(typed(ProbeConfig, config), folder["features"], work)
+        case "reuse":
+            from analysis.config import ReuseConfig
+            from analysis.reuse import compare
+
+            fraction = config.pop("label_fraction")
+            compare(typed(ReuseConfig, config), folder["before"], folder["after"], work, label_fraction=fraction)
+        case "ks":
+            from analysis import ks
+            from analysis.config import KsConfig
+
+            models = [
+                ks.KsModel(m["arm"], m["seed"], m["mode"], m["label_fraction"], folder[m["input"]])
+                for m in config.pop("models")
+            ]
+            ks.compare(typed(KsConfig, config), models, work)
+        case other:
+            raise ValueError(f"no work is known for a stage of kind {other!r}")
+
+
+def _input(store: Store, role: str, key: str, stage: Stage) -> Path:
+    """Folder of an input. Its kind is its role, but for the roles that name what the stage does with it."""
+    match stage.kind, role:
+        case "finetune", "encoder":
+            kind = "pretrain"
+        case "reuse", _:
+            kind = "features"
+        case "ks", _:
+            kind = "finetune"
+        case _:
+            kind = role
+    return store.find(kind, key)
+
+
+def typed(cls: type[T], config: Mapping[str, Any]) -> T:
+    """A configuration dataclass back from a stage's plain config."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls).validate_python(dict(config))
+
+
+def _settle_device(demand: Demand) -> str:
+    """Use just what was declared: as many threads as CPUs, an accelerator only where one was asked for."""
+    import torch
+
+    torch.set_num_threads(max(1, int(demand.cpus)))
+    return "cuda" if demand.accelerators and torch.cuda.is_available() else "cpu"
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a manifest says about where a stage was made."""
+    import torch
+
+    versions: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except ModuleNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        **versions,
+    }
