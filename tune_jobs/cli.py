@@ -155,23 +155,13 @@ def ui(
 
 
 def main() -> NoReturn:
-    """Entry point: bad input exits 2 with one message, a failure 1, an interruption 130."""
+    """Entry point: bad input exits 2 with one message, a failure 1."""
     try:
-        app(standalone_mode=False)
+        app()  # words usage errors itself, and exits with 2
     except InputError as error:
         _fail(error, 2)
     except IntermocoError as error:
         _fail(error, 1)
-    except (KeyboardInterrupt, typer.Abort):
-        print("\nInterrupted.", file=sys.stderr)
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except Exception as error:
-        if type(error).__module__.startswith("click"):  # usage: click words it and knows its exit status
-            error.show()  # type: ignore[attr-defined]
-            sys.exit(getattr(error, "exit_code", 2))
-        raise
     sys.exit(0)
 
 

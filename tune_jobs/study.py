@@ -314,7 +314,8 @@ def _build(
         key = ".".join([*([where] if where else []), *path])
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
-            raise ConfigError(f"{key}: {cause}" if key else str(cause)) from None
+            text = str(cause).removeprefix(f"{path[-1]}: ") if path else str(cause)
+            raise ConfigError(f"{key}: {text}" if key else text) from None
         if first["type"] == "missing":
             raise ConfigError(f"{key}: is missing; every study needs it") from None
         message = first["msg"][:1].lower() + first["msg"][1:]

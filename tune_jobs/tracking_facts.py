@@ -1,4 +1,4 @@
-"""What finished stages say, in MLflow's terms: parameters, metrics over time, final measures, files. Knows no MLflow."""
+"""What finished stages say, in MLflow's terms: parameters, metrics over time, measures, files. Knows no MLflow."""
 
 from __future__ import annotations
 
@@ -80,20 +80,31 @@ class Record:
         return tags
 
     @cached_property
-    def measures(self) -> Mapping[str, float]:
-        """Final measures by name: `test_auroc`, `test_auroc_low`, `block1_auroc`, `cka_linear_block1`, ...
+    def rows(self) -> Mapping[str, Mapping[str, Any]]:
+        """Rows of rows.json by the measure's name: `test_auroc`, `block1_auroc`, `cka_linear_block1`, ...
 
         Raises StageError if two rows are of the same name, so that neither stands for the other.
         """
-        rows = self.folder / "rows.json"
-        found: dict[str, float] = {}
-        for row in json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else ():
+        path = self.folder / "rows.json"
+        found: dict[str, Mapping[str, Any]] = {}
+        for row in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ():
             name = allowed(_measure_name(self.kind, row))
             if name in found:
-                raise StageError(f"{rows} holds two rows for {name}; remove {self.folder} and run again")
-            if row.get("value") is not None:
-                found[name] = float(row["value"])
-                found |= {f"{name}_{c}": float(row[c]) for c in COMPANIONS if row.get(c) is not None}
+                raise StageError(f"{path} holds two rows for {name}; remove {self.folder} and run again")
+            found[name] = row
+        return found
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The value of each measure that is defined."""
+        return {name: float(row["value"]) for name, row in self.rows.items() if row.get("value") is not None}
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Scores and what belongs to them: `test_auroc`, `test_auroc_low`, `test_auroc_high`, ..."""
+        found = self.scores
+        for name, row in self.rows.items():
+            found |= {f"{name}_{c}": float(row[c]) for c in COMPANIONS if row.get(c) is not None}
         return found
 
     @cached_property
@@ -144,30 +155,31 @@ def finite(value: float) -> float:
 
 
 def summary(stages: Iterable[tuple[Stage, Record]]) -> dict[str, float]:
-    """An arm's test scores over its finished seeds: `test_auroc_full_0.01`, its `_sd` (n - 1) and `_seeds`, and costs.
+    """An arm's test scores over its finished seeds: `test_auroc_full_0.01`, its `_sd` (n - 1) and its `_seeds`.
 
     The standard deviation is there from two seeds on.
     """
     scores: dict[str, list[float]] = {}
-    costs: dict[str, list[float]] = {}
-    seen: set[str] = set()
     for stage, record in stages:
-        if stage.key in seen:  # two seeds never share a stage; a stage listed twice is one replicate all the same
-            continue
-        seen.add(stage.key)
-        for name, value in record.costs.items():
-            costs.setdefault(name, []).append(value)
         if stage.kind == "finetune":
             setting = f"{stage.labels['mode']}_{stage.labels['label_fraction']:g}"
-            for name, value in record.measures.items():
-                if not name.endswith(tuple(f"_{c}" for c in COMPANIONS)):
-                    scores.setdefault(f"{name}_{setting}", []).append(value)
-    found = {name: math.fsum(values) for name, values in costs.items()}
+            for name, value in record.scores.items():
+                scores.setdefault(f"{name}_{setting}", []).append(value)
+    found: dict[str, float] = {}
     for name, values in scores.items():
         found |= {name: statistics.fmean(values), f"{name}_seeds": float(len(values))}
         if len(values) > 1:
             found[f"{name}_sd"] = statistics.stdev(values)
     return found
+
+
+def total(records: Iterable[Record]) -> dict[str, float]:
+    """Costs of stages together."""
+    costs: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.costs.items():
+            costs.setdefault(name, []).append(value)
+    return {name: math.fsum(values) for name, values in costs.items()}
 
 
 def merged(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:

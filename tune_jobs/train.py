@@ -19,10 +19,11 @@ CHECKPOINT = "checkpoint.pt"
 LEAVES = ("encoder.pt", "metrics.jsonl")
 
 
-def train(stage: Stage, store: Store, data: Path, work: Path, demand: Demand, report: Report) -> None:
+def train(stage: Stage, store: Store, data: Path, work: Path, demand: Demand, report: Report) -> dict[str, Any]:
     """Pretrain with `demand.workers` Ray Train workers; leave encoder and metrics in `work`.
 
-    The run's name is the stage's identity, so a driver that was killed finds its last checkpoint again.
+    The run's name is the stage's identity, so a driver that was killed finds its last checkpoint again. Returns what
+    the manifest should say: the epoch that this run resumed from, 0 for the start.
     """
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
@@ -49,7 +50,7 @@ def train(stage: Stage, store: Store, data: Path, work: Path, demand: Demand, re
             ),
         )
         try:
-            trainer.fit()
+            resumed = trainer.fit().return_value
             break
         except WorkerGroupError as error:
             own = [e for e in error.worker_failures.values() if not _is_loss_of_worker(e)]
@@ -61,6 +62,7 @@ def train(stage: Stage, store: Store, data: Path, work: Path, demand: Demand, re
     if missing:
         raise FileNotFoundError(f"training ended without leaving {missing} in {work}")
     shutil.rmtree(folder, ignore_errors=True)
+    return {"resumed_epoch": resumed}
 
 
 def _is_loss_of_worker(error: BaseException) -> bool:
@@ -69,8 +71,11 @@ def _is_loss_of_worker(error: BaseException) -> bool:
     return isinstance(error, RayActorError | RaySystemError | WorkerCrashedError)
 
 
-def _train_worker(settings: dict[str, Any]) -> None:
-    """One Ray Train worker: fetch the last checkpoint if there is one, run the loop, leave the results."""
+def _train_worker(settings: dict[str, Any]) -> int:
+    """One Ray Train worker: fetch the last checkpoint if there is one, run the loop, leave the results.
+
+    Returns the epoch that the run resumed from.
+    """
     import torch
     from ray.train import get_checkpoint, get_context
 
@@ -82,8 +87,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
     rank = get_context().get_world_rank()
     with tempfile.TemporaryDirectory(prefix="intermoco-") as name:
         local = Path(name)
-        checkpoint = get_checkpoint()
+        checkpoint, resumed = get_checkpoint(), 0
         if checkpoint is not None:
+            resumed = int(checkpoint.get_metadata()["epoch"])
             with checkpoint.as_directory() as saved:
                 shutil.copy2(Path(saved) / CHECKPOINT, local / CHECKPOINT)
         pretrain(
@@ -96,6 +102,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         if rank == 0:
             for leaf in LEAVES:
                 shutil.copy2(local / leaf, Path(settings["work"]) / leaf)
+        return resumed
 
 
 class RayTrainReporter:
@@ -118,4 +125,6 @@ class RayTrainReporter:
             return
         with tempfile.TemporaryDirectory(prefix="intermoco-") as folder:
             shutil.copy2(path, Path(folder) / CHECKPOINT)
-            ray.train.report(self.last, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            saved = ray.train.Checkpoint.from_directory(folder)
+            saved.set_metadata({"epoch": self.last["epoch"]})
+            ray.train.report(self.last, checkpoint=saved)

@@ -48,13 +48,14 @@ def perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any]
     work = store.begin(stage)
     try:
         device = _settle_device(demand)
-        _do(stage, store, work, demand, report, device)
+        own = _do(stage, store, work, demand, report, device)
         wall = time.monotonic() - clock
         store.publish(
             stage,
             work,
             {
                 **facts,
+                **own,
                 "environment": environment(device),
                 "started": started,
                 "wall_seconds": wall,
@@ -66,14 +67,15 @@ def perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any]
         raise
 
 
-def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> None:
+def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> dict[str, Any]:
+    """Leave the stage's files in `work`; returns what its manifest should say besides."""
     config = dict(stage.config)
     folder = {role: _input(store, role, key, stage) for role, key in stage.inputs.items()}
     match stage.kind:
         case "pretrain":
             from tune_jobs.train import train
 
-            train(stage, store, folder["data"], work, demand, report)
+            return train(stage, store, folder["data"], work, demand, report)
         case "finetune":
             from ssl_core.config import FinetuneConfig
             from ssl_core.dataset import Dataset
@@ -116,6 +118,7 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             ks.compare(typed(KsConfig, config), models, work)
         case other:
             raise ValueError(f"no work is known for a stage of kind {other!r}")
+    return {}
 
 
 def _input(store: Store, role: str, key: str, stage: Stage) -> Path:

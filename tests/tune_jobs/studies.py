@@ -1,0 +1,35 @@
+"""Small studies that the tests of this folder plan and run."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tune_jobs.study import Study, resolve
+
+MINIATURE: dict[str, Any] = {
+    "study": "miniature",
+    "dataset": {"source": "digits"},
+    "seeds": [0, 1],
+    "encoder": {"arch": "resnet18", "stem": "small"},
+    "augment": {"crop": [0.6, 1.0], "rotate": 15, "blur": 0.0},
+    "pretrain": {"epochs": 1, "batch_size": 256, "moco": {"queue": 256}},
+    "arms": {"moco": {}, "moco_mse": {"mse": {"blocks": [1, 4]}}, "supervised": "scratch"},
+    "downstream": {
+        "bootstrap": 20,
+        "fractions": [0.06, 1.0],
+        "linear": {"epochs": 1, "min_steps": 2, "evaluations": 1},
+        "full": {"epochs": 1, "min_steps": 2, "evaluations": 1},
+    },
+    "probe": {"epochs": 2, "bootstrap": 20},
+    "reuse": {"permutations": 2, "sets": 2},
+}
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    """The miniature study's YAML values, with top-level sections replaced."""
+    return {**copy.deepcopy(MINIATURE), **changes}
+
+
+def miniature(**changes: Any) -> Study:
+    return resolve(raw(**changes))

@@ -1,0 +1,167 @@
+"""MLflow as a projection of the finished stages: replayed whole by `sync`, or stage by stage while a study runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssl_core.errors import IntermocoError
+from tune_jobs.plan import Plan
+from tune_jobs.stage import Stage
+from tune_jobs.store import Store
+from tune_jobs.study import Study
+from tune_jobs.tracking_writer import TrackingError, Writer
+
+__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "mask", "sync", "ui_command"]
+
+#: Seconds without a further try after a failure.
+PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a replay found and did, in runs of stages."""
+
+    uri: str  # its password hidden
+    created: int
+    already_there: int
+
+
+def default_uri(root: Path) -> str:
+    """SQLite below the output folder."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def mask(text: str) -> str:
+    """`text`, a URI or a message with one in it, with passwords and tokens hidden."""
+    text = re.sub(r"(://[^:/?#\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(?i)((?:password|passwd|secret|token|sslpassword)=)[^&\s]+", r"\1***", text)
+
+
+def sync(study: Study, plan: Plan, store: Store, *, uri: str, folder: Path) -> Synced:
+    """Replay every finished stage of the plan, and the files in the study's `folder`, into MLflow at `uri`.
+
+    Replaying twice changes nothing; what an interrupted replay left half-written is deleted and written anew. Raises
+    StageError for a damaged stage, and TrackingError in one line, password hidden, for whatever hinders MLflow.
+    """
+    try:
+        writer = Writer(study, plan, store, uri)
+        for stage in plan.stages:
+            if store.finished(stage):
+                writer.stage(stage)
+        writer.summarise(live=False)
+        writer.files(folder)
+    except IntermocoError:
+        raise
+    except Exception as error:  # MLflow, its database drivers and its artifact stores raise many kinds
+        raise TrackingError(reason(error)) from error
+    return Synced(mask(uri), writer.created, writer.already_there)
+
+
+class Follower:
+    """Sends stages to MLflow as they finish, from a thread of its own: the study never waits for it or fails with it.
+
+    One writer: `close` it before the next `sync` of the same study.
+    """
+
+    def __init__(self, study: Study, plan: Plan, store: Store, *, uri: str) -> None:
+        self.study, self.plan, self.store, self.uri = study, plan, store, uri
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: list[str] = []  # keys of stages that MLflow has not got yet
+        self._error: Exception | None = None  # of the last try, if it failed
+        self._retry_at = 0.0
+        self._deadline: float | None = None  # set once, by close
+        self._thread = threading.Thread(target=self._run, name="mlflow-follower", daemon=True)
+        self._thread.start()
+
+    def stage(self, stage: Stage) -> None:
+        """Note a finished stage, and return at once."""
+        with self._changed:
+            self._waiting.append(stage.key)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> str | None:
+        """Send what is left, for at most `timeout` seconds; in words, what MLflow lacks and why, if it lacks anything.
+
+        Where the last try failed there is no other.
+        """
+        with self._changed:
+            self._deadline = time.monotonic() + timeout
+            self._changed.notify()
+        self._thread.join(timeout)
+        with self._changed:
+            if not self._waiting:
+                return None
+            place, behind = f"MLflow at {mask(self.uri)}", "run `intermoco sync STUDY` later"
+            if self._error is None:
+                return f"{place} was too slow to receive the last {len(self._waiting)} stages; {behind}"
+            found = "was not reachable" if isinstance(_root(self._error), OSError) else "is behind"
+            return f"{place} {found}: {reason(self._error)}; {behind}"
+
+    def _run(self) -> None:
+        writer: Writer | None = None
+        while self._due():
+            try:
+                writer = writer or Writer(self.study, self.plan, self.store, self.uri)
+                self._send(writer)
+            except Exception as error:  # whatever it is, it waits for close(): it must not reach the study
+                writer = None  # the next try looks at MLflow afresh
+                with self._changed:
+                    self._error, self._retry_at = error, time.monotonic() + PAUSE
+
+    def _due(self) -> bool:
+        """Wait until something is to be sent; False when the thread's work is over."""
+        with self._changed:
+            while self._deadline is None:
+                pause = self._retry_at - time.monotonic()
+                if self._waiting and pause <= 0:
+                    return True
+                self._changed.wait(pause if self._waiting else None)
+            return bool(self._waiting) and self._error is None and time.monotonic() < self._deadline
+
+    def _send(self, writer: Writer) -> None:
+        with self._changed:
+            keys = list(self._waiting)
+        for stage in self.plan.stages:  # a stage that two arms share is shown under both
+            if stage.key in keys:
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    return
+                writer.stage(stage)
+        writer.summarise(live=True)
+        with self._changed:
+            del self._waiting[: len(keys)]
+            self._error = None
+
+
+def ui_command(uri: str, root: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """Command, and environment to add, that shows a database's MLflow on 127.0.0.1 alone.
+
+    The uri goes by the environment: it may hold a password, and a command line is there for all to read.
+    """
+    server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": (root / "mlartifacts").as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner costs half a minute at the start, and 1.5 GB
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return [sys.executable, *server], environment
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, password hidden: what the network said, where it was the network."""
+    root = _root(error)
+    text = " ".join(str(root).split())
+    return mask(f"{type(root).__name__}: {text}" if text else type(root).__name__)[:300]
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause if that is a failing connection or file, else the error itself."""
+    root = error
+    while inner := root.__cause__ or root.__context__:
+        root = inner
+    return root if isinstance(root, OSError) else error

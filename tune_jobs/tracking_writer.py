@@ -1,0 +1,288 @@
+"""Brings one study's runs in MLflow to what its finished stages say. The only place that speaks to MLflow's store.
+
+    study run                 study.yaml, tables, report, dataset facts
+    ├── stage run             data, ks: stages of no arm
+    └── arm run               its pretraining's settings, mean test scores over seeds
+        └── stage run         settings, metrics over time, final measures, small files
+
+What is there is found again by its tags, never by a remembered id. A stage's run is written once, its tag
+`intermoco.complete` last: a run without it is half-written, it is deleted and written anew. The runs of the study and
+of its arms grow with what is finished: they are compared, and what differs is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from ssl_core.errors import ConfigError, IntermocoError
+from tune_jobs.plan import Plan, as_config
+from tune_jobs.stage import Stage, canonical
+from tune_jobs.store import Store, file_digest
+from tune_jobs.study import Study
+from tune_jobs.tracking_facts import Point, Record, finite, flatten, merged, summary, total
+
+T = TypeVar("T")
+
+PARENT, COMPLETE, FILES = "mlflow.parentRunId", "intermoco.complete", "intermoco.files"
+#: Tags that together name a run of a study.
+IDENTITY = tuple(f"intermoco.{name}" for name in ("kind", "arm", "seed", "mode", "label_fraction", "stage"))
+#: MLflow's defaults wait over four minutes for a server that is down.
+IMPATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+#: Most parameters and metrics of one request.
+PARAMS, METRICS = 100, 1000
+
+
+class TrackingError(IntermocoError):
+    """An MLflow store that was not reachable, or that refused what it was sent."""
+
+
+def study_key(study: Study, plan: Plan) -> str:
+    """Identity of a study's run: everything the study asks, and the stages that answer it.
+
+    Resources and tracking are left out. So is where the dataset lies: the keys of its stages hold its content.
+    """
+    asked = yaml.safe_load(study.to_yaml())
+    for section in ("resources", "tracking", "dataset"):
+        del asked[section]
+    return hashlib.sha256(canonical({"study": asked, "stages": sorted(plan.by_key)}).encode()).hexdigest()[:16]
+
+
+def is_remote(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+class Writer:
+    """One study's runs in one MLflow store, as they were found and as they are left."""
+
+    def __init__(self, study: Study, plan: Plan, store: Store, uri: str) -> None:
+        self.study, self.plan, self.store = study, plan, store
+        self.key = study_key(study, plan)
+        self.client = _client(uri)
+        self.experiment = self._experiment(uri)
+        self.created = self.already_there = 0
+        self._records: dict[str, Record] = {}
+        self._runs = self._found()
+
+    def stage(self, stage: Stage) -> None:
+        """Write a finished stage's run, if it is not there."""
+        parent = self._parent(stage.labels.get("arm"))
+        tags = {"intermoco.kind": stage.kind, "intermoco.stage": stage.folder}
+        tags |= {f"intermoco.{name}": str(value) for name, value in stage.labels.items()}
+        if there := self._runs.get(_identity(tags)):
+            self.already_there += 1
+            if there.data.tags.get(PARENT) != parent:  # the parent was deleted by hand, and written anew
+                self.client.set_tag(there.info.run_id, PARENT, parent)
+            return
+        record = self._record(stage)
+        folder = record.folder.relative_to(self.store.root).as_posix()
+        tags |= {PARENT: parent, "intermoco.folder": folder, **record.origin}
+        run = self._create(stage.name, tags, record.started)
+        self._log(run, record.params, record.points)
+        for path in record.files:
+            self.client.log_artifact(run, str(path))
+        self.client.set_terminated(run, "FINISHED", record.ended)
+        self.client.set_tag(run, COMPLETE, "true")
+        self._runs[_identity(tags)] = self.client.get_run(run)
+        self.created += 1
+
+    def summarise(self, *, live: bool) -> None:
+        """Bring the runs of the arms and of the study up to what is finished.
+
+        live: the study is under way, so what is not finished is RUNNING; else it was left unfinished: KILLED.
+        """
+        for arm in self.study.arms:
+            stages = [s for s in self.plan.stages if s.labels.get("arm") == arm]
+            if done := self._finished(stages):
+                self._grow(self._parent(arm), stages, self._arm_params(arm), summary(done), live=live)
+        self._grow(self._parent(), self.plan.stages, self._dataset_params(), {}, live=live)
+
+    def files(self, folder: Path) -> None:
+        """The study's own files: study.yaml, tables and report; all of them again where one has changed."""
+        paths = [folder / "study.yaml", *(folder / "tables").glob("*.csv"), *(folder / "report").rglob("*")]
+        paths = sorted(p for p in paths if p.is_file())
+        names = {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
+        digest = hashlib.sha256(canonical(names).encode()).hexdigest()
+        run = self._parent()
+        if self.client.get_run(run).data.tags.get(FILES) == digest:
+            return
+        for path in paths:
+            within = path.relative_to(folder).parent.as_posix()
+            self.client.log_artifact(run, str(path), None if within == "." else within)
+        self.client.set_tag(run, FILES, digest)
+
+    def _grow(
+        self,
+        run: str,
+        stages: Sequence[Stage],
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+        *,
+        live: bool,
+    ) -> None:
+        """Make a parent's run say what its stages say now. A parameter that is there stays: MLflow changes none."""
+        from mlflow.entities import RunTag
+
+        planned = {s.key for s in stages}
+        records = {s.key: r for s, r in self._finished(stages)}
+        complete = len(records) == len(planned)
+        tags = {"intermoco.stages": f"{len(records)} of {len(planned)}", **merged(r.origin for r in records.values())}
+        metrics = {name: finite(value) for name, value in {**total(records.values()), **metrics}.items()}
+
+        found = self.client.get_run(run)
+        known, now = found.data.metrics, round(1000 * time.time())
+        self._log(
+            run,
+            {name: value for name, value in params.items() if name not in found.data.params},
+            [Point(name, value, now, 0) for name, value in metrics.items() if not _same(known.get(name), value)],
+        )
+        status = "FINISHED" if complete else "RUNNING" if live else "KILLED"
+        ended = max((r.ended for r in records.values()), default=now)
+        if found.info.status != status or (complete and found.info.end_time != ended):
+            if status == "RUNNING":
+                self.client.update_run(run, status)
+            else:
+                self.client.set_terminated(run, status, ended)
+        tags[COMPLETE] = json.dumps(complete)
+        if news := [RunTag(name, value) for name, value in tags.items() if found.data.tags.get(name) != value]:
+            self.client.log_batch(run, tags=news)
+
+    def _parent(self, arm: str | None = None) -> str:
+        """Id of an arm's run, or of the study's; made where it is not there."""
+        tags = {"intermoco.kind": "study"} if arm is None else {"intermoco.kind": "arm", "intermoco.arm": arm}
+        study = None if arm is None else self._parent()
+        there = self._runs.get(_identity(tags))
+        if there is None:
+            stages = self.plan.stages if arm is None else [s for s in self.plan.stages if s.labels.get("arm") == arm]
+            tags |= {"mlflow.note.content": self.study.question} if study is None else {PARENT: study}
+            started = min((r.started for _, r in self._finished(stages)), default=round(1000 * time.time()))
+            run = self._create(arm or self.study.study, tags, started)
+            there = self._runs[_identity(tags)] = self.client.get_run(run)
+        elif study is not None and there.data.tags.get(PARENT) != study:
+            self.client.set_tag(there.info.run_id, PARENT, study)
+        return str(there.info.run_id)
+
+    def _create(self, name: str, tags: Mapping[str, str], started: int) -> str:
+        common = {
+            "intermoco.study": self.study.study,
+            "intermoco.study_key": self.key,
+            "mlflow.source.name": "intermoco",
+        }
+        run = self.client.create_run(self.experiment, start_time=started, tags={**common, **tags}, run_name=name)
+        return str(run.info.run_id)
+
+    def _log(self, run: str, params: Mapping[str, str], points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric, Param
+
+        for some in _batches([Param(name, value) for name, value in params.items()], PARAMS):
+            self.client.log_batch(run, params=some)
+        for few in _batches([Metric(p.name, p.value, p.time, p.step) for p in points], METRICS):
+            self.client.log_batch(run, metrics=few)
+
+    def _finished(self, stages: Sequence[Stage]) -> list[tuple[Stage, Record]]:
+        return [(s, self._record(s)) for s in stages if s.key in self._records or self.store.finished(s)]
+
+    def _record(self, stage: Stage) -> Record:
+        if stage.key not in self._records:
+            self._records[stage.key] = Record.read(stage, self.store)
+        return self._records[stage.key]
+
+    def _arm_params(self, arm: str) -> dict[str, str]:
+        config = self.study.arms[arm]
+        if config is None:
+            return {"pretrain": "scratch", **flatten({"encoder": as_config(self.study.encoder)})}
+        return flatten({name: value for name, value in as_config(config).items() if name != "seed"})
+
+    def _dataset_params(self) -> dict[str, str]:
+        for stage, record in self._finished(list(self.plan.of_kind("data"))):
+            facts = record.folder / "dataset.json"
+            said = json.loads(facts.read_text(encoding="utf-8")).get("summary", {}) if facts.is_file() else {}
+            return flatten({"dataset": {**stage.config, **said}})
+        return {}
+
+    def _found(self) -> dict[tuple[str | None, ...], Any]:
+        """The study's runs by identity. Deletes half-written stage runs, and all but one of several of one identity."""
+        runs: dict[tuple[str | None, ...], Any] = {}
+        for run in sorted(self._search(), key=lambda r: (r.data.tags.get(COMPLETE) != "true", r.info.start_time)):
+            tags = run.data.tags
+            whole = tags.get(COMPLETE) == "true" or tags["intermoco.kind"] in ("study", "arm")
+            if whole and _identity(tags) not in runs:
+                runs[_identity(tags)] = run
+            else:
+                self.client.delete_run(run.info.run_id)
+        return runs
+
+    def _search(self) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], f"tags.`intermoco.study_key` = '{self.key}'", max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _experiment(self, uri: str) -> str:
+        """Id of the experiment. A server chooses where its artifacts lie; for a database they lie below the root."""
+        name = self.study.tracking.experiment or self.study.study
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if is_remote(uri) else (self.store.root / "mlartifacts").as_uri()
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {name} was deleted in MLflow: restore it there, or set tracking.experiment"
+            )
+        place = urlsplit(found.artifact_location)
+        if place.scheme == "file" and not is_remote(uri) and not Path(unquote(place.path)).parent.is_dir():
+            raise TrackingError(
+                f"experiment {name} keeps its artifacts in {unquote(place.path)}, which is no longer there; set "
+                "tracking.experiment to a new name, or remove mlflow.db if it holds nothing else: stages stay"
+            )
+        return str(found.experiment_id)
+
+
+def _client(uri: str) -> Any:
+    """An MLflow client that neither chatters nor phones home."""
+    if urlsplit(uri).scheme in ("", "file"):
+        raise ConfigError(
+            f"tracking.uri: {uri} is a folder, which MLflow no longer writes to; "
+            "give a database such as sqlite:////shared/mlflow.db, a server's http address, or null"
+        )
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    if is_remote(uri):
+        for name, value in IMPATIENCE.items():
+            os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):  # what goes wrong is raised; importing mlflow sets its level
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _identity(tags: Mapping[str, str]) -> tuple[str | None, ...]:
+    return tuple(tags.get(name) for name in IDENTITY)
+
+
+def _same(old: float | None, new: float) -> bool:
+    return old is not None and (old == new or (old != old and new != new))
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
