@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -152,7 +151,7 @@ def _write_failures(folder: Path, full: Plan, outcome: Outcome) -> None:
 def _terminable() -> Iterator[None]:
     """SIGTERM stops a run as Ctrl-C does: cleanly, resumable."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -160,4 +159,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        sys.stderr.flush()

@@ -17,7 +17,7 @@ from ssl_core.errors import InputError, IntermocoError
 
 app = typer.Typer(
     name="intermoco",
-    help="Pretrain image encoders with MoCo and losses on intermediate blocks; ablate and analyse on Ray, track in MLflow.",
+    help="MoCo with losses on intermediate blocks: pretrain, ablate and analyse on Ray, track in MLflow.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -239,19 +239,18 @@ def _print_data(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(
-        f"{facts['name']}: {facts['size']} x {facts['size']} px, {facts['channels']} channel(s), {facts['task']}"
-    )
-    console.print(f"splits {facts['splits_made']}; fingerprint {facts['fingerprint'][:16]}")
+    console = Console(markup=False, highlight=False)
+    size, channels = facts["size"], facts["channels"]
+    console.print(f"{facts['name']}: {size} x {size} px, {'grey' if channels == 1 else 'RGB'}, {facts['task']}")
+    console.print(f"splits {facts['splits']}; fingerprint {facts['fingerprint'][:16]}")
     table = Table("split", "images", "groups", *facts["class_names"], box=None)
-    for split, counts in facts["splits"].items():
-        table.add_row(split, str(counts["images"]), str(counts["groups"]), *(str(c) for c in counts["classes"]))
-    console.print(table)
-    fractions = Table("labels", "images", *facts["class_names"], box=None)
+    for split, images in facts["n"].items():
+        counts = facts["classes"][split].values()
+        table.add_row(split, str(images), str(facts["groups"][split]), *map(str, counts))
     for part in facts["fractions"]:
-        fractions.add_row(f"{100 * part['fraction']:g}%", str(part["images"]), *(str(c) for c in part["classes"]))
-    console.print(fractions)
+        table.add_row(f"{100 * part['fraction']:g}% of train", str(part["n"]), "", *map(str, part["classes"].values()))
+    console.print(table)
+    console.print(f"the fractions' images are those of seed {facts['seed']}; each fraction holds the smaller ones")
 
 
 if __name__ == "__main__":

@@ -143,7 +143,8 @@ class RayRunner:
             cause.add_note(str(error))
             return cause
         except self._ray.exceptions.RayError as error:
-            return error
+            lost: BaseException = error
+            return lost
         return None
 
 

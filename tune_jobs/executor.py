@@ -183,7 +183,7 @@ def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
 def _urgency(plan: Plan) -> dict[str, tuple[float, int]]:
     """Sort key of each stage: the longest path of work that waits for it, longest first, then the plan's order."""
     behind: dict[str, float] = {}
-    for key, stage in reversed(plan.by_key.items()):
+    for key, stage in reversed(list(plan.by_key.items())):
         length = behind.get(key, 0.0) + WEIGHT.get(stage.kind, 1.0)
         behind[key] = length
         for needed in stage.inputs.values():

@@ -84,10 +84,8 @@ def tables_in_words(tables: Path) -> list[list[str]]:
         path = tables / f"{name}.csv"
         if not path.is_file():
             raise StageError(f"{path} is not there; run `intermoco report` to rebuild it")
-        table = pd.read_csv(path)
-        for keys, part in table.groupby(["mode", "label_fraction", "metric", "arm"], sort=False):
-            mode, fraction, metric, arm = keys
-            values = part["value"]
-            rows.append([mode, f"{100 * fraction:g}%", metric, arm, f"{values.mean():.3f}",
-                         f"{values.min():.3f}-{values.max():.3f}", str(len(values))])  # fmt: skip
+        groups: Any = pd.read_csv(path).groupby(["mode", "label_fraction", "metric", "arm"], sort=False)["value"]
+        for (mode, fraction, metric, arm), values in groups:
+            mean, span = f"{values.mean():.3f}", f"{values.min():.3f}-{values.max():.3f}"
+            rows.append([mode, f"{100 * fraction:g}%", metric, arm, mean, span, str(len(values))])
     return rows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -14,7 +12,8 @@ from tune_jobs.plan import Plan
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking_writer import TrackingError, Writer
+from tune_jobs.tracking_client import TrackingError, default_uri, mask, reason, root_cause, ui_command
+from tune_jobs.tracking_writer import Writer
 
 __all__ = ["Follower", "Synced", "TrackingError", "default_uri", "mask", "sync", "ui_command"]
 
@@ -29,17 +28,6 @@ class Synced:
     uri: str  # its password hidden
     created: int
     already_there: int
-
-
-def default_uri(root: Path) -> str:
-    """SQLite below the output folder."""
-    return f"sqlite:///{root / 'mlflow.db'}"
-
-
-def mask(text: str) -> str:
-    """`text`, a URI or a message with one in it, with passwords and tokens hidden."""
-    text = re.sub(r"(://[^:/?#\s]*):\S*@", r"\1:***@", text)
-    return re.sub(r"(?i)((?:password|passwd|secret|token|sslpassword)=)[^&\s]+", r"\1***", text)
 
 
 def sync(study: Study, plan: Plan, store: Store, *, uri: str, folder: Path) -> Synced:
@@ -99,7 +87,7 @@ class Follower:
             place, behind = f"MLflow at {mask(self.uri)}", "run `intermoco sync STUDY` later"
             if self._error is None:
                 return f"{place} was too slow to receive the last {len(self._waiting)} stages; {behind}"
-            found = "was not reachable" if isinstance(_root(self._error), OSError) else "is behind"
+            found = "was not reachable" if isinstance(root_cause(self._error), OSError) else "is behind"
             return f"{place} {found}: {reason(self._error)}; {behind}"
 
     def _run(self) -> None:
@@ -135,33 +123,3 @@ class Follower:
         with self._changed:
             del self._waiting[: len(keys)]
             self._error = None
-
-
-def ui_command(uri: str, root: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """Command, and environment to add, that shows a database's MLflow on 127.0.0.1 alone.
-
-    The uri goes by the environment: it may hold a password, and a command line is there for all to read.
-    """
-    server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": (root / "mlartifacts").as_uri(),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner costs half a minute at the start, and 1.5 GB
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    return [sys.executable, *server], environment
-
-
-def reason(error: Exception) -> str:
-    """An error in one line, password hidden: what the network said, where it was the network."""
-    root = _root(error)
-    text = " ".join(str(root).split())
-    return mask(f"{type(root).__name__}: {text}" if text else type(root).__name__)[:300]
-
-
-def _root(error: BaseException) -> BaseException:
-    """The innermost cause if that is a failing connection or file, else the error itself."""
-    root = error
-    while inner := root.__cause__ or root.__context__:
-        root = inner
-    return root if isinstance(root, OSError) else error

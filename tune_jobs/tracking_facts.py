@@ -107,7 +107,7 @@ class Record:
             found |= {f"{name}_{c}": float(row[c]) for c in COMPANIONS if row.get(c) is not None}
         return found
 
-    @cached_property
+    @property
     def points(self) -> Sequence[Point]:
         """Everything measured: what metrics.jsonl says of each step, then measures and costs at the last step.
 

@@ -1,4 +1,4 @@
-"""Brings one study's runs in MLflow to what its finished stages say. The only place that speaks to MLflow's store.
+"""Brings one study's runs in MLflow to what its finished stages say.
 
     study run                 study.yaml, tables, report, dataset facts
     ├── stage run             data, ks: stages of no arm
@@ -14,40 +14,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from ssl_core.errors import ConfigError, IntermocoError
 from tune_jobs.plan import Plan, as_config
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store, file_digest
 from tune_jobs.study import Study
+from tune_jobs.tracking_client import connect, experiment
 from tune_jobs.tracking_facts import Point, Record, finite, flatten, merged, summary, total
 
 T = TypeVar("T")
+Identity = tuple[str | None, ...]
 
 PARENT, COMPLETE, FILES = "mlflow.parentRunId", "intermoco.complete", "intermoco.files"
 #: Tags that together name a run of a study.
 IDENTITY = tuple(f"intermoco.{name}" for name in ("kind", "arm", "seed", "mode", "label_fraction", "stage"))
-#: MLflow's defaults wait over four minutes for a server that is down.
-IMPATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
+SOURCE = {"mlflow.source.name": "intermoco"}
 #: Most parameters and metrics of one request.
 PARAMS, METRICS = 100, 1000
-
-
-class TrackingError(IntermocoError):
-    """An MLflow store that was not reachable, or that refused what it was sent."""
 
 
 def study_key(study: Study, plan: Plan) -> str:
@@ -61,8 +51,12 @@ def study_key(study: Study, plan: Plan) -> str:
     return hashlib.sha256(canonical({"study": asked, "stages": sorted(plan.by_key)}).encode()).hexdigest()[:16]
 
 
-def is_remote(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+@dataclass
+class Run:
+    """A run that is in MLflow, by its id there."""
+
+    id: str
+    parent: str | None
 
 
 class Writer:
@@ -71,8 +65,9 @@ class Writer:
     def __init__(self, study: Study, plan: Plan, store: Store, uri: str) -> None:
         self.study, self.plan, self.store = study, plan, store
         self.key = study_key(study, plan)
-        self.client = _client(uri)
-        self.experiment = self._experiment(uri)
+        self.client = connect(uri)
+        name = study.tracking.experiment or study.study
+        self.experiment = experiment(self.client, name, uri, store.root)
         self.created = self.already_there = 0
         self._records: dict[str, Record] = {}
         self._runs = self._found()
@@ -84,19 +79,17 @@ class Writer:
         tags |= {f"intermoco.{name}": str(value) for name, value in stage.labels.items()}
         if there := self._runs.get(_identity(tags)):
             self.already_there += 1
-            if there.data.tags.get(PARENT) != parent:  # the parent was deleted by hand, and written anew
-                self.client.set_tag(there.info.run_id, PARENT, parent)
+            self._place(there, parent)
             return
         record = self._record(stage)
         folder = record.folder.relative_to(self.store.root).as_posix()
-        tags |= {PARENT: parent, "intermoco.folder": folder, **record.origin}
-        run = self._create(stage.name, tags, record.started)
+        run = self._create(stage.name, {**tags, "intermoco.folder": folder, **record.origin}, record.started, parent)
         self._log(run, record.params, record.points)
         for path in record.files:
             self.client.log_artifact(run, str(path))
         self.client.set_terminated(run, "FINISHED", record.ended)
         self.client.set_tag(run, COMPLETE, "true")
-        self._runs[_identity(tags)] = self.client.get_run(run)
+        self._runs[_identity(tags)] = Run(run, parent)
         self.created += 1
 
     def summarise(self, *, live: bool) -> None:
@@ -143,7 +136,7 @@ class Writer:
         metrics = {name: finite(value) for name, value in {**total(records.values()), **metrics}.items()}
 
         found = self.client.get_run(run)
-        known, now = found.data.metrics, round(1000 * time.time())
+        known, now = found.data.metrics, _now()
         self._log(
             run,
             {name: value for name, value in params.items() if name not in found.data.params},
@@ -164,24 +157,28 @@ class Writer:
         """Id of an arm's run, or of the study's; made where it is not there."""
         tags = {"intermoco.kind": "study"} if arm is None else {"intermoco.kind": "arm", "intermoco.arm": arm}
         study = None if arm is None else self._parent()
-        there = self._runs.get(_identity(tags))
-        if there is None:
-            stages = self.plan.stages if arm is None else [s for s in self.plan.stages if s.labels.get("arm") == arm]
-            tags |= {"mlflow.note.content": self.study.question} if study is None else {PARENT: study}
-            started = min((r.started for _, r in self._finished(stages)), default=round(1000 * time.time()))
-            run = self._create(arm or self.study.study, tags, started)
-            there = self._runs[_identity(tags)] = self.client.get_run(run)
-        elif study is not None and there.data.tags.get(PARENT) != study:
-            self.client.set_tag(there.info.run_id, PARENT, study)
-        return str(there.info.run_id)
+        if there := self._runs.get(_identity(tags)):
+            self._place(there, study)
+            return there.id
+        stages = self.plan.stages if arm is None else [s for s in self.plan.stages if s.labels.get("arm") == arm]
+        started = min((r.started for _, r in self._finished(stages)), default=_now())
+        told = {**tags, "mlflow.note.content": self.study.question} if arm is None else tags
+        run = self._create(arm or self.study.study, told, started, study)
+        self._runs[_identity(tags)] = Run(run, study)
+        return run
 
-    def _create(self, name: str, tags: Mapping[str, str], started: int) -> str:
-        common = {
-            "intermoco.study": self.study.study,
-            "intermoco.study_key": self.key,
-            "mlflow.source.name": "intermoco",
-        }
-        run = self.client.create_run(self.experiment, start_time=started, tags={**common, **tags}, run_name=name)
+    def _place(self, run: Run, parent: str | None) -> None:
+        """Move a run below its parent, if that was deleted by hand and written anew."""
+        if parent is not None and run.parent != parent:
+            self.client.set_tag(run.id, PARENT, parent)
+            run.parent = parent
+
+    def _create(self, name: str, tags: Mapping[str, str], started: int, parent: str | None) -> str:
+        common = {"intermoco.study": self.study.study, "intermoco.study_key": self.key} | SOURCE
+        above = {} if parent is None else {PARENT: parent}
+        run = self.client.create_run(
+            self.experiment, start_time=started, tags={**common, **above, **tags}, run_name=name
+        )
         return str(run.info.run_id)
 
     def _log(self, run: str, params: Mapping[str, str], points: Sequence[Point]) -> None:
@@ -213,14 +210,14 @@ class Writer:
             return flatten({"dataset": {**stage.config, **said}})
         return {}
 
-    def _found(self) -> dict[tuple[str | None, ...], Any]:
+    def _found(self) -> dict[Identity, Run]:
         """The study's runs by identity. Deletes half-written stage runs, and all but one of several of one identity."""
-        runs: dict[tuple[str | None, ...], Any] = {}
+        runs: dict[Identity, Run] = {}
         for run in sorted(self._search(), key=lambda r: (r.data.tags.get(COMPLETE) != "true", r.info.start_time)):
             tags = run.data.tags
             whole = tags.get(COMPLETE) == "true" or tags["intermoco.kind"] in ("study", "arm")
             if whole and _identity(tags) not in runs:
-                runs[_identity(tags)] = run
+                runs[_identity(tags)] = Run(run.info.run_id, tags.get(PARENT))
             else:
                 self.client.delete_run(run.info.run_id)
         return runs
@@ -236,47 +233,13 @@ class Writer:
             if not token:
                 return
 
-    def _experiment(self, uri: str) -> str:
-        """Id of the experiment. A server chooses where its artifacts lie; for a database they lie below the root."""
-        name = self.study.tracking.experiment or self.study.study
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            location = None if is_remote(uri) else (self.store.root / "mlartifacts").as_uri()
-            return str(self.client.create_experiment(name, artifact_location=location))
-        if found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"experiment {name} was deleted in MLflow: restore it there, or set tracking.experiment"
-            )
-        place = urlsplit(found.artifact_location)
-        if place.scheme == "file" and not is_remote(uri) and not Path(unquote(place.path)).parent.is_dir():
-            raise TrackingError(
-                f"experiment {name} keeps its artifacts in {unquote(place.path)}, which is no longer there; set "
-                "tracking.experiment to a new name, or remove mlflow.db if it holds nothing else: stages stay"
-            )
-        return str(found.experiment_id)
 
-
-def _client(uri: str) -> Any:
-    """An MLflow client that neither chatters nor phones home."""
-    if urlsplit(uri).scheme in ("", "file"):
-        raise ConfigError(
-            f"tracking.uri: {uri} is a folder, which MLflow no longer writes to; "
-            "give a database such as sqlite:////shared/mlflow.db, a server's http address, or null"
-        )
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    if is_remote(uri):
-        for name, value in IMPATIENCE.items():
-            os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3"):  # what goes wrong is raised; importing mlflow sets its level
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _identity(tags: Mapping[str, str]) -> tuple[str | None, ...]:
+def _identity(tags: Mapping[str, str]) -> Identity:
     return tuple(tags.get(name) for name in IDENTITY)
+
+
+def _now() -> int:
+    return round(1000 * time.time())
 
 
 def _same(old: float | None, new: float) -> bool:

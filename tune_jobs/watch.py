@@ -29,10 +29,10 @@ class Watch:
     def __init__(
         self, plan: Plan, *, console: Console | None = None, on_finished: Callable[[Stage], None] | None = None
     ) -> None:
-        self.on_finished = on_finished or (lambda stage: None)
+        self.on_finished = on_finished
         self.console = console or Console(file=sys.stderr)
         self.plan = plan
-        self.state = {key: "waiting" for key in plan.by_key}
+        self.state = dict.fromkeys(plan.by_key, "waiting")
         self.since: dict[str, float] = {}
         self.newest: dict[str, Mapping[str, Any]] = {}
         self.began = time.monotonic()
@@ -62,7 +62,8 @@ class Watch:
 
     def finished(self, stage: Stage, seconds: float) -> None:
         self.state[stage.key] = "done"
-        self.on_finished(stage)
+        if self.on_finished:
+            self.on_finished(stage)
         self._say(f"finished  {stage.name} in {duration(seconds)} ({self.settled}/{len(self.state)})", live=False)
 
     def failed(self, stage: Stage, error: BaseException) -> None:
@@ -118,7 +119,7 @@ class Watch:
             elapsed = time.monotonic() - self.since[key]
             table.add_row(
                 stage.name, epoch_text(stage, facts), loss_text(facts), rate_text(facts),
-                duration(elapsed), left_text(stage, facts, elapsed),
+                duration(elapsed), left_text(stage, facts),
             )  # fmt: skip
         return table
 
@@ -165,7 +166,7 @@ def rate_text(facts: Mapping[str, Any]) -> str:
     return "" if value is None else f"{value:.0f} {unit}"
 
 
-def left_text(stage: Stage, facts: Mapping[str, Any], elapsed: float) -> str:
+def left_text(stage: Stage, facts: Mapping[str, Any]) -> str:
     """Time left, from the epochs done so far; empty where a stage may stop early."""
     total, done = stage.config.get("epochs"), facts.get("epoch")
     if stage.kind != "pretrain" or not total or not done or "epoch_seconds" not in facts:

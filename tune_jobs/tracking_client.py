@@ -1,0 +1,106 @@
+"""The way to an MLflow store: its address, a client that neither chatters nor waits for long, errors in words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ssl_core.errors import ConfigError, IntermocoError
+
+#: MLflow's defaults wait over four minutes for a server that is down.
+IMPATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+
+class TrackingError(IntermocoError):
+    """An MLflow store that was not reachable, or that refused what it was sent."""
+
+
+def default_uri(root: Path) -> str:
+    """SQLite below the output folder."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def mask(text: str) -> str:
+    """`text`, a URI or a message with one in it, with passwords and tokens hidden."""
+    text = re.sub(r"(://[^:/?#\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(?i)((?:password|passwd|secret|token|sslpassword)=)[^&\s]+", r"\1***", text)
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow's own client writes there; else a server does."""
+    return urlsplit(uri).scheme.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+
+
+def connect(uri: str) -> Any:
+    """An MLflow client that neither chatters nor phones home."""
+    if urlsplit(uri).scheme in ("", "file") and uri != "databricks":
+        raise ConfigError(
+            f"tracking.uri: {uri} is a folder, which MLflow no longer writes to; "
+            "give a database such as sqlite:////shared/mlflow.db, a server's http address, or null"
+        )
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    if not is_database(uri):
+        for name, value in IMPATIENCE.items():
+            os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):  # what goes wrong is raised; importing mlflow sets its level
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment(client: Any, name: str, uri: str, root: Path) -> str:
+    """Id of the experiment. A server chooses where its artifacts lie; for a database they lie below the root."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = (root / "mlartifacts").as_uri() if is_database(uri) else None
+        return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage != "active":
+        raise TrackingError(f"experiment {name} was deleted in MLflow: restore it there, or set tracking.experiment")
+    place = urlsplit(found.artifact_location)
+    if place.scheme == "file" and is_database(uri) and not Path(unquote(place.path)).parent.is_dir():
+        raise TrackingError(
+            f"experiment {name} keeps its artifacts in {unquote(place.path)}, which is no longer there; set "
+            "tracking.experiment to a new name, or remove mlflow.db if it holds nothing else: stages stay"
+        )
+    return str(found.experiment_id)
+
+
+def ui_command(uri: str, root: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """Command, and environment to add, that shows a database's MLflow on 127.0.0.1 alone.
+
+    The uri goes by the environment: it may hold a password, and a command line is there for all to read.
+    """
+    server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": (root / "mlartifacts").as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner costs half a minute at the start, and 1.5 GB
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return [sys.executable, *server], environment
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, password hidden: what the network said, where it was the network."""
+    root = root_cause(error)
+    text = " ".join(str(root).split())
+    return mask(f"{type(root).__name__}: {text}" if text else type(root).__name__)[:300]
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost cause if that is a failing connection or file, else the error itself."""
+    root = error
+    while inner := root.__cause__ or root.__context__:
+        root = inner
+    return root if isinstance(root, OSError) else error
