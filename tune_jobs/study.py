@@ -226,12 +226,10 @@ def _arm(name: str, arm: Any, base: Mapping[str, Any], shared: Mapping[str, Any]
 
 def _downstream(raw: Mapping[str, Any], shared: Mapping[str, Any]) -> Downstream:
     raw = dict(raw)
-    plain = {k: raw[k] for k in ("metric", "bootstrap") if k in raw}
+    fixed = ("mode", "fraction", "seed", "encoder", "metric", "bootstrap")
     modes: dict[str, FinetuneConfig] = {}
     for mode in ("linear", "full"):
-        section = raw.pop(mode, None) or {}
-        fixed = ("mode", "fraction", "seed", "encoder", *plain)
-        given = {**shared, **plain, "mode": mode}
+        section, given = raw.pop(mode, None) or {}, {**shared, "mode": mode}
         modes[mode] = _build(FinetuneConfig, section, f"downstream.{mode}", shared=given, unset=fixed)
     downstream = _build(Downstream, raw, "downstream", shared=modes)
     _check_fractions("downstream.fractions", downstream.fractions)
@@ -298,6 +296,8 @@ def _build(
     also: tuple[str, ...] = (),
 ) -> T:
     """`cls` from raw YAML values laid over `shared` ones. `unset` names fields that the study sets, not its author."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, found {raw!r}")
     _check_keys(cls, raw, where, unset=unset, also=also)
     values = {
         key: _merge(_plain(value), raw[key])

@@ -58,6 +58,8 @@ def test_an_arms_section_keeps_what_it_does_not_mention() -> None:
         ("downstream.fractions", [0.06], ["ks", "1.0", "downstream.fractions"]),
         ("downstream.full.mode", "linear", ["downstream.full.mode", "set by the study"]),
         ("downstream.full.learning_rate", 0, ["downstream.full", "learning_rate 0.0", "above 0"]),
+        ("downstream.full", [1], ["downstream.full", "keys and values"]),
+        ("downstream.full.metric", "f1", ["downstream.full.metric", "set by the study"]),
         ("reuse.fractions", [0.5], ["reuse.fractions", "0.5", "downstream.fractions"]),
         ("probe.blocks", [0], ["probe", "block [0]"]),
         ("seeds", [], ["seeds", "at least one"]),
