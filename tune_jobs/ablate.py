@@ -122,9 +122,9 @@ def _execute(
                 outcome = execute(full, store, runner, watch)
         except BaseException:
             runner.cancel()
+            follower.close(timeout=2)  # the next run catches up
             raise
-        finally:
-            late = follower.close(timeout=30)
+        late = follower.close(timeout=30)
     return outcome, late
 
 

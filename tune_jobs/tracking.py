@@ -12,10 +12,10 @@ from tune_jobs.plan import Plan
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking_client import TrackingError, default_uri, mask, reason, root_cause, ui_command
+from tune_jobs.tracking_client import TrackingError, default_uri, mask, reason, root_cause, ui_command, ui_page
 from tune_jobs.tracking_writer import Writer
 
-__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "mask", "sync", "ui_command"]
+__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "mask", "sync", "ui_command", "ui_page"]
 
 #: Seconds without a further try after a failure.
 PAUSE = 60.0

@@ -91,6 +91,11 @@ def ui_command(uri: str, root: Path, port: int) -> tuple[list[str], dict[str, st
     return [sys.executable, *server], environment
 
 
+def ui_page(port: int) -> str:
+    """Address to open. MLflow's start page is about language models unless its address says otherwise."""
+    return f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+
+
 def reason(error: Exception) -> str:
     """An error in one line, password hidden: what the network said, where it was the network."""
     root = root_cause(error)

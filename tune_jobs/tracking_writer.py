@@ -36,8 +36,8 @@ PARENT, COMPLETE, FILES = "mlflow.parentRunId", "intermoco.complete", "intermoco
 #: Tags that together name a run of a study.
 IDENTITY = tuple(f"intermoco.{name}" for name in ("kind", "arm", "seed", "mode", "label_fraction", "stage"))
 SOURCE = {"mlflow.source.name": "intermoco"}
-#: Most parameters and metrics of one request.
-PARAMS, METRICS = 100, 1000
+#: MLflow's limits: parameters and metrics of one request, characters of a dataset's digest.
+PARAMS, METRICS, DIGEST = 100, 1000, 36
 
 
 def study_key(study: Study, plan: Plan) -> str:
@@ -142,6 +142,8 @@ class Writer:
             {name: value for name, value in params.items() if name not in found.data.params},
             [Point(name, value, now, 0) for name, value in metrics.items() if not _same(known.get(name), value)],
         )
+        if not found.inputs.dataset_inputs:
+            self._name_dataset(run)
         status = "FINISHED" if complete else "RUNNING" if live else "KILLED"
         ended = max((r.ended for r in records.values()), default=now)
         if found.info.status != status or (complete and found.info.end_time != ended):
@@ -209,6 +211,15 @@ class Writer:
             said = json.loads(facts.read_text(encoding="utf-8")).get("summary", {}) if facts.is_file() else {}
             return flatten({"dataset": {**stage.config, **said}})
         return {}
+
+    def _name_dataset(self, run: str) -> None:
+        """Fill the run's column Dataset in MLflow's page."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        stage = next(self.plan.of_kind("data"))
+        source = json.dumps({"uri": f"stages/{stage.folder}"})
+        dataset = Dataset(stage.config["name"], stage.config["fingerprint"][:DIGEST], "local", source)
+        self.client.log_inputs(run, [DatasetInput(dataset)])
 
     def _found(self) -> dict[Identity, Run]:
         """The study's runs by identity. Deletes half-written stage runs, and all but one of several of one identity."""

@@ -14,10 +14,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from ssl_core.errors import ConfigError, StageError
 from tune_jobs.plan import Plan, plan
@@ -25,6 +29,7 @@ from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study, resolve
 from tune_jobs.tracking import Follower, TrackingError, default_uri, mask, sync, ui_command
+from tune_jobs.tracking_client import IMPATIENCE, connect
 from tune_jobs.tracking_facts import Record, allowed, finite, flatten, summary
 from tune_jobs.tracking_writer import study_key
 
@@ -132,10 +137,17 @@ def artifacts(root: Path) -> dict[str, tuple[str, int]]:
 
 
 def shown(root: Path) -> dict[str, Any]:
-    """What a person sees: each run that is not deleted, under the path of its parents' names, without ids."""
+    """What a person sees: each run that is not deleted, under the path of its parents' names, without ids.
+
+    A run is (status, start, end), parameters, {metric: [(step, value), ...]}, tags, names of artifacts.
+    """
     client = mlflow_client(root)
     runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
     by_id = {r.info.run_id: r for r in runs}
+    histories: dict[str, dict[str, list[tuple[int, float]]]] = {run: {} for run in by_id}
+    for key, value, when, run, step, is_nan in database(root)["metrics"]:
+        if run in histories:
+            histories[run].setdefault(key, []).append((step, when, float("nan") if is_nan else value))
 
     def path(run: Any) -> str:
         parent = run.data.tags.get("mlflow.parentRunId")
@@ -145,22 +157,16 @@ def shown(root: Path) -> dict[str, Any]:
     view: dict[str, Any] = {}
     for run in runs:
         assert path(run) not in view
-        history = {
-            m: [(h.step, h.value) for h in client.get_metric_history(run.info.run_id, m)] for m in run.data.metrics
-        }
+        history = {k: [(s, v) for s, _, v in sorted(points)] for k, points in histories[run.info.run_id].items()}
         tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
-        files = sorted(names(client, run.info.run_id))
         info = (run.info.status, run.info.start_time, run.info.end_time)
-        view[path(run)] = (info, run.data.params, history, tags, files)
+        view[path(run)] = (info, run.data.params, history, tags, stored(run.info.artifact_uri))
     return view
 
 
-def names(client: Any, run: str, folder: str | None = None) -> Iterator[str]:
-    for entry in client.list_artifacts(run, folder):
-        if entry.is_dir:
-            yield from names(client, run, entry.path)
-        else:
-            yield entry.path
+def stored(uri: str) -> list[str]:
+    folder = Path(unquote(urlsplit(uri).path))
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def mlflow_client(root: Path) -> Any:
@@ -169,27 +175,53 @@ def mlflow_client(root: Path) -> Any:
     return MlflowClient(default_uri(root))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    def relax(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", relax)
+    yield
+    event.remove(Engine, "connect", relax)
+
+
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables: making them takes seconds, copying them does not."""
     root = tmp_path_factory.mktemp("empty")
-    study, planned = tiny()
-    replay_nothing = Store(root)
-    sync(study, planned, replay_nothing, uri=default_uri(root), folder=root)
-    with sqlite3.connect(root / "mlflow.db") as connection:
-        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.execute("DELETE FROM experiments WHERE name = 'toy'")
-    connection.close()
+    connect(default_uri(root))
     return root / "mlflow.db"
+
+
+def a_store(root: Path, empty_database: Path) -> Store:
+    root.mkdir()
+    shutil.copy(empty_database, root / "mlflow.db")
+    return Store(root)
 
 
 @pytest.fixture
 def store(tmp_path: Path, empty_database: Path) -> Store:
-    root = tmp_path / "runs"
-    root.mkdir()
-    shutil.copy(empty_database, root / "mlflow.db")
-    return Store(root)
+    return a_store(tmp_path / "my runs", empty_database)
+
+
+@dataclass
+class World:
+    study: Study
+    plan: Plan
+    store: Store
+    view: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> World:
+    """A finished study, replayed once. Tests leave it as it is."""
+    store = a_store(tmp_path_factory.mktemp("world") / "runs", empty_database)
+    study, planned = small()
+    finish_all(planned, store)
+    study_folder(study, store)
+    done = replay(study, planned, store)
+    assert (done.created, done.already_there) == (len(planned.stages), 0)
+    return World(study, planned, store, shown(store.root))
 
 
 @pytest.fixture
@@ -199,40 +231,30 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_every_finished_stage_is_shown_below_its_arm_and_a_second_replay_changes_nothing(
-    store: Store, capfd: pytest.CaptureFixture[str]
-) -> None:
-    study, planned = small()
-    finish_all(planned, store)
-    study_folder(study, store)
-    first = replay(study, planned, store)
-    assert (first.created, first.already_there) == (len(planned.stages), 0)
-    before = database(store.root), artifacts(store.root)
-
-    second = replay(study, planned, store)
-
-    assert (second.created, second.already_there) == (0, len(planned.stages))
-    assert (database(store.root), artifacts(store.root)) == before
+def test_replaying_twice_changes_nothing(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    before = database(world.store.root), artifacts(world.store.root)
+    again = replay(world.study, world.plan, world.store)
+    assert (again.created, again.already_there) == (0, len(world.plan.stages))
+    assert (database(world.store.root), artifacts(world.store.root)) == before
     assert capfd.readouterr() == ("", "")
-    view = shown(store.root)
-    assert len(view) == 1 + len(study.arms) + len(planned.stages)
-    for stage in planned.stages:
+
+
+def test_every_finished_stage_is_shown_below_its_arm(world: World) -> None:
+    assert len(world.view) == 1 + len(world.study.arms) + len(world.plan.stages)
+    for stage in world.plan.stages:
         arm = stage.labels.get("arm")
         parents = ["toy|", *([f"{arm}|"] if arm else [])]
-        assert "/".join([*parents, f"{stage.name}|{stage.folder}"]) in view  # a twin's stages are under both arms
-    for (status, _, _), _, _, tags, _ in view.values():
+        assert "/".join([*parents, f"{stage.name}|{stage.folder}"]) in world.view  # a twin's stages are under both arms
+    for (status, _, _), _, _, tags, _ in world.view.values():
         assert status == "FINISHED"
         assert tags["intermoco.complete"] == "true"
 
 
-def test_a_stage_run_holds_what_the_stage_left(store: Store) -> None:
-    study, planned = tiny()
-    finish_all(planned, store)
-    replay(study, planned, store)
-    view = shown(store.root)
-    stage = next(s for s in planned.of_kind("finetune") if s.labels == {**s.labels, "arm": "moco", "mode": "full"})
-    (status, start, end), params, history, tags, files = view[f"toy|/moco|/{stage.name}|{stage.folder}"]
-    started = round(1000 * (STARTED + 100 * list(planned.by_key).index(stage.key)))
+def test_a_stage_run_holds_what_the_stage_left(world: World) -> None:
+    found = [s for s in world.plan.of_kind("finetune") if s.labels["arm"] == "mse" and s.labels["mode"] == "full"]
+    stage = found[0]
+    (status, start, end), params, history, tags, files = world.view[f"toy|/mse|/{stage.name}|{stage.folder}"]
+    started = round(1000 * (STARTED + 100 * list(world.plan.by_key).index(stage.key)))
     assert (status, start, end) == ("FINISHED", started, started + 60_000)
     assert params["mode"] == "full"
     assert params["augment.blur_sigma"] == "[0.1, 2.0]"
@@ -246,11 +268,11 @@ def test_a_stage_run_holds_what_the_stage_left(store: Store) -> None:
     assert history["wall_seconds"] == [(30, 60.0)]
     assert {k: v for k, v in tags.items() if not k.startswith("mlflow.")} == {
         "intermoco.study": "toy",
-        "intermoco.study_key": study_key(study, planned),
-        "intermoco.arm": "moco",
+        "intermoco.study_key": study_key(world.study, world.plan),
+        "intermoco.arm": "mse",
         "intermoco.seed": "0",
         "intermoco.mode": "full",
-        "intermoco.label_fraction": "1.0",
+        "intermoco.label_fraction": "0.1",
         "intermoco.kind": "finetune",
         "intermoco.stage": stage.folder,
         "intermoco.folder": f"stages/{stage.folder}",
@@ -262,35 +284,38 @@ def test_a_stage_run_holds_what_the_stage_left(store: Store) -> None:
     assert files == ["manifest.json", "metrics.jsonl", "rows.json"]  # model.pt stays in the store
 
 
-def test_arms_hold_their_settings_and_mean_test_scores_over_seeds(store: Store) -> None:
-    study, planned = small()
-    finish_all(planned, store)
-    study_folder(study, store)
-    replay(study, planned, store)
-    view = shown(store.root)
-    _, params, history, _, _ = view["toy|/mse|"]
+def test_an_arm_holds_its_settings_and_mean_test_scores_over_seeds(world: World) -> None:
+    _, params, history, _, _ = world.view["toy|/mse|"]
     assert params["moco.queue"] == "512"
     assert params["mse.blocks"] == "[1, 2]"
     assert params["barlow"] == "null"
     assert "seed" not in params
+    tuned = [s for s in world.plan.of_kind("finetune") if s.labels["arm"] == "mse" and s.labels["mode"] == "full"]
     for fraction in (0.1, 1.0):
-        found = [s for s in planned.of_kind("finetune") if s.labels.get("arm") == "mse" and s.labels["mode"] == "full"]
-        a, b = (auroc(s) for s in found if s.labels["label_fraction"] == fraction)
+        a, b = (auroc(s) for s in tuned if s.labels["label_fraction"] == fraction)
         name = f"test_auroc_full_{fraction:g}"
         assert history[name] == [(0, pytest.approx((a + b) / 2, abs=1e-12))]
         assert history[f"{name}_sd"] == [(0, pytest.approx(abs(a - b) / 2**0.5, abs=1e-12))]
         assert history[f"{name}_seeds"] == [(0, 2.0)]
     assert "test_auroc_linear_1" in history
-    assert history["wall_seconds"] == [(0, 60.0 * sum(s.labels.get("arm") == "mse" for s in planned.stages))]
-    assert view["toy|/supervised|"][1]["pretrain"] == "scratch"
+    assert not [name for name in history if "low" in name or "block" in name]
+    assert history["wall_seconds"] == [(0, 60.0 * sum(s.labels.get("arm") == "mse" for s in world.plan.stages))]
+    assert world.view["toy|/supervised|"][1]["pretrain"] == "scratch"
 
-    _, params, history, tags, files = view["toy|"]
+
+def test_the_study_run_holds_the_dataset_and_the_studys_files(world: World) -> None:
+    _, params, history, tags, files = world.view["toy|"]
     assert params["dataset.fingerprint"] == "f" * 64
     assert params["dataset.train.images"] == "1257"
-    assert history["wall_seconds"] == [(0, 60.0 * len(planned.by_key))]  # a stage of two arms cost its time once
+    assert history["wall_seconds"] == [(0, 60.0 * len(world.plan.by_key))]  # a stage of two arms cost its time once
     assert tags["mlflow.note.content"] == "Do block losses help?"
-    assert tags["intermoco.stages"] == f"{len(planned.by_key)} of {len(planned.by_key)}"
+    assert tags["intermoco.stages"] == f"{len(world.plan.by_key)} of {len(world.plan.by_key)}"
     assert tags["mlflow.source.git.commit"] == "a" * 40
+    client = mlflow_client(world.store.root)
+    for run in client.search_runs(["1"], "dataset.name = 'digits'"):
+        assert run.data.tags["intermoco.kind"] in ("study", "arm")
+        assert [d.dataset.digest for d in run.inputs.dataset_inputs] == ["f" * 36]
+    assert len(client.search_runs(["1"], "dataset.name = 'digits'")) == 1 + len(world.study.arms)
     assert files == ["report/figures/linear.svg", "report/index.html", "study.yaml", "tables/linear.csv"]
 
 
@@ -348,7 +373,7 @@ def test_a_half_written_run_is_deleted_and_written_anew(store: Store) -> None:
 def test_a_replay_killed_in_the_middle_is_repaired(store: Store, tmp_path: Path) -> None:
     study, planned = tiny()
     for stage in planned.by_key.values():
-        finish(stage, planned, store, lines=3000)  # long enough to be hit while its metrics are written
+        finish(stage, planned, store, lines=400)  # long enough to be hit while its metrics are written
     study_folder(study, store)
     shutil.copytree(store.root, tmp_path / "other")
     (tmp_path / "study.yaml").write_text(study.to_yaml())
@@ -421,7 +446,12 @@ def test_the_follower_shows_stages_while_the_study_runs(store: Store) -> None:
     assert (done.created, done.already_there) == (len(planned.stages) - 5, 5)
 
 
-def test_a_server_that_is_down_costs_nothing_but_lateness(store: Store, closed_port: int) -> None:
+def test_a_server_that_is_down_costs_nothing_but_lateness(
+    store: Store, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in IMPATIENCE:
+        monkeypatch.setenv(name, "")  # put back as it was when the test is over
+        monkeypatch.delenv(name)
     study, planned = tiny()
     finish_all(planned, store)
     uri = f"http://ada:hunter2@127.0.0.1:{closed_port}"
@@ -435,8 +465,12 @@ def test_a_server_that_is_down_costs_nothing_but_lateness(store: Store, closed_p
     assert late is not None
     assert late.startswith(f"MLflow at http://ada:***@127.0.0.1:{closed_port} was not reachable: ")
     assert late.endswith("onnection refused; run `intermoco sync STUDY` later")
+    assert {name: os.environ[name] for name in IMPATIENCE} == IMPATIENCE
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # who sets it himself keeps it
+    began = time.monotonic()
     with pytest.raises(TrackingError, match="onnection refused") as failure:
         sync(study, planned, store, uri=uri, folder=store.root)
+    assert time.monotonic() - began < 1.5
     assert "hunter2" not in late + str(failure.value)
 
 
@@ -455,7 +489,8 @@ def test_a_follower_without_stages_says_nothing(store: Store, closed_port: int) 
 
 
 def test_mlflows_own_server_shows_the_store_and_takes_a_replay(store: Store, closed_port: int) -> None:
-    study, planned = tiny()
+    few = {"seeds": [0], "ks": None}
+    study, planned = tiny(**few)
     finish_all(planned, store)
     study_folder(study, store)
     replay(study, planned, store)
@@ -471,12 +506,12 @@ def test_mlflows_own_server_shows_the_store_and_takes_a_replay(store: Store, clo
         runs = post(f"{base}/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"], "max_results": 100})["runs"]
         by_id = {run["info"]["run_id"]: run for run in runs}
         depth = [len(list(ancestors(run, by_id))) for run in runs]
-        assert sorted(depth) == sorted([0, *[1] * (2 + 2), *[2] * (len(planned.stages) - 2)])
+        assert sorted(depth) == sorted([0, *[1] * (2 + 1), *[2] * (len(planned.stages) - 1)])
         stage = next(r for r in runs if tag(r, "intermoco.kind") == "finetune")["info"]["run_id"]
         with urllib.request.urlopen(f"{base}/get-artifact?path=rows.json&run_uuid={stage}", timeout=10) as answer:
             assert json.load(answer)[0]["metric"] == "auroc"
 
-        elsewhere, moved = tiny(tracking={"experiment": "remote"})  # a server keeps artifacts where it likes
+        elsewhere, moved = tiny(**few, tracking={"experiment": "remote"})  # a server keeps artifacts where it likes
         folder = store.root / "toy"
         assert sync(elsewhere, moved, store, uri=base, folder=folder).created == len(planned.stages)
         assert sync(elsewhere, moved, store, uri=base, folder=folder).created == 0

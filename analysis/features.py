@@ -1,0 +1,147 @@
+"""Pooled block features of a frozen encoder, one folder of arrays per encoder and dataset (paper section 3.4.1).
+
+One forward pass serves every probe and every comparison that follows. Rows of all arrays are the same images in the
+same order, and their ids travel with them: comparisons of two folders refuse ids that differ.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_core.config import BLOCKS
+from ssl_core.dataset import TEST, TRAIN, VAL, Dataset, Task
+from ssl_core.errors import DataError, NonFiniteError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Pixels in a batch, whatever the batch size: block maps of large images would not fit otherwise.
+BATCH_PIXELS = 2**21
+
+
+@dataclass(frozen=True)
+class Features:
+    """What `extract` left, blocks memory-mapped. Rows: N images; `splits` hold TRAIN, VAL or TEST."""
+
+    blocks: dict[int, NDArray[np.float32]]  # block -> [N, C_b]
+    ids: NDArray[np.str_]
+    labels: NDArray[Any]  # [N] or [N, L]
+    splits: NDArray[np.int8]
+    groups: NDArray[np.str_]
+    task: Task
+    class_names: tuple[str, ...]
+    fingerprint: str  # of the dataset
+    encoder: str  # digest of the encoder's file
+
+    @classmethod
+    def open(cls, folder: Path) -> Features:
+        """Raises DataError if the folder holds no features."""
+        try:
+            about = json.loads((folder / "features.json").read_text())
+            arrays = {name: np.load(folder / f"{name}.npy") for name in ("ids", "labels", "splits", "groups")}
+            blocks = {b: np.load(folder / f"block{b}.npy", mmap_mode="r") for b in BLOCKS}
+        except FileNotFoundError as error:
+            raise DataError(f"{folder} holds no features ({error.filename} is missing); extract them first") from error
+        return cls(
+            blocks=blocks,
+            **arrays,
+            task=about["task"],
+            class_names=tuple(about["class_names"]),
+            fingerprint=about["fingerprint"],
+            encoder=about["encoder"],
+        )
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of a prediction: 1 for two classes, else one a class or label."""
+        return 1 if self.task == "binary" else len(self.class_names)
+
+    def rows(self, split: int) -> NDArray[np.int64]:
+        """Ascending row indices of a split."""
+        return np.flatnonzero(self.splits == split)
+
+
+def extract(
+    encoder: Path,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    splits: tuple[int, ...] = (TRAIN, VAL, TEST),
+    batch_size: int = 512,
+    device: str | torch.device | None = None,
+) -> None:
+    """Write the global-average-pooled output of blocks 1-4 for every image of `splits`, in the dataset's order.
+
+    `encoder` is an `encoder.pt` or a fine-tuned `model.pt`; it runs in eval mode and float32, so its state is the same
+    afterwards and features do not depend on who shares a batch. Leaves block1.npy ... block4.npy (float32 [N, C_b]),
+    ids.npy, labels.npy, splits.npy, groups.npy and features.json. Memory: one batch of at most `BATCH_PIXELS` pixels.
+
+    Raises DataError if the dataset's images have other channels than the encoder takes, NonFiniteError (block and
+    image) if a feature is NaN or infinite.
+    """
+    import torch
+
+    from ssl_core import devices
+    from ssl_core.augment import normalise, prepare
+    from ssl_core.checkpoint import digest
+    from ssl_core.encoder import global_average, load_encoder
+
+    net, channels, mean, std = load_encoder(encoder)
+    if channels != dataset.channels:
+        raise DataError(
+            f"{encoder} takes images of {channels} channels, dataset {dataset.name} has {dataset.channels}; "
+            "use an encoder pretrained on such images"
+        )
+    rows = np.flatnonzero(np.isin(dataset.splits, splits))  # (N,)
+    arrays = {
+        b: np.lib.format.open_memmap(workdir / f"block{b}.npy", "w+", np.float32, (len(rows), net.widths[b]))
+        for b in BLOCKS
+    }
+    target = devices.choose(device)
+    net = devices.place(net, target).eval()
+    step = max(1, min(batch_size, BATCH_PIXELS // dataset.size**2))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        pixels = torch.from_numpy(np.ascontiguousarray(dataset.images[rows[part]])).permute(0, 3, 1, 2)  # (B, C, H, W)
+        with torch.inference_mode(), devices.autocast(target, "float32"):
+            x = normalise(prepare(devices.to_device(pixels, target)), mean, std)
+            for b, maps in net(x, BLOCKS)[1].items():
+                arrays[b][part] = _finite(global_average(maps).cpu().numpy(), b, dataset.ids[rows[part]])
+    for array in arrays.values():
+        array.flush()
+    for name in ("ids", "labels", "splits", "groups"):
+        np.save(workdir / f"{name}.npy", getattr(dataset, name)[rows])
+    about = {
+        "task": dataset.task,
+        "class_names": dataset.class_names,
+        "fingerprint": dataset.fingerprint,
+        "encoder": digest(encoder),
+    }
+    (workdir / "features.json").write_text(json.dumps(about, indent=1))
+
+
+def _finite(pooled: NDArray[np.float32], block: int, ids: NDArray[np.str_]) -> NDArray[np.float32]:
+    bad = np.flatnonzero(~np.isfinite(pooled).all(axis=1))
+    if len(bad):
+        raise NonFiniteError(f"block {block} of image {ids[bad[0]]} is NaN or infinite; pretrain at a lower rate")
+    return pooled
+
+
+def require_same_ids(a: NDArray[np.str_], b: NDArray[np.str_], first: str, second: str) -> None:
+    """Raise DataError, naming the first difference, unless both sides hold the same images in the same order."""
+    if np.array_equal(a, b):
+        return
+    short = min(len(a), len(b))
+    differ = np.flatnonzero(a[:short] != b[:short])
+    at = int(differ[0]) if len(differ) else short
+    left, right = (str(ids[at]) if at < len(ids) else "no image" for ids in (a, b))
+    raise DataError(
+        f"{first} and {second} differ in their images at row {at}: {left} against {right} "
+        f"({len(a)} and {len(b)} rows); compute both on the same dataset and split"
+    )

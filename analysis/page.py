@@ -1,0 +1,148 @@
+"""Tables as the page's template draws them: headings with their spans, cells taken apart, numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from pandas import DataFrame
+
+from analysis.facts import Facts
+from analysis.layout import CAPTIONS, Cell, arrange, legend
+from analysis.names import arm_name, number, percent
+from analysis.summary import main_comparisons
+from analysis.tables import NAMES, Finished
+
+#: Kinds of stages in words, in the order in which they run.
+KINDS = {
+    "data": "packing the dataset",
+    "pretrain": "pretraining",
+    "finetune": "fine-tuning",
+    "features": "extracting features",
+    "probe": "probing",
+    "reuse": "comparing features",
+    "ks": "comparing outputs",
+}
+
+
+def page_table(name: str, tables: Mapping[str, DataFrame], facts: Facts) -> dict[str, Any] | None:
+    """An arrangement as the template draws it: heading rows, and groups of rows whose cells are taken apart.
+
+    None where nothing was measured.
+    """
+    table = tables[name]
+    cells = arrange(name, table, metric=facts.metric, scores=tables["label_efficiency"])
+    if cells.empty:
+        return None
+    grid: list[list[Any]] = cells.to_numpy().tolist()  # Cell, text or None
+    best = _best(name, cells, facts)
+    heads = [_parts(column) for column in cells.columns]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for i, label in enumerate(cells.index):
+        *group, head = _parts(label)
+        row = {"head": head, "cells": [(cell, (i, j) in best) for j, cell in enumerate(grid[i])]}
+        groups.setdefault(", ".join(group), []).append(row)
+    return {
+        "name": name,
+        "number": NAMES.index(name) + 1,
+        "caption": CAPTIONS[name],
+        "legend": legend(name, table),
+        "corner": str(cells.index.names[-1]),
+        "levels": [_spans([head[: depth + 1] for head in heads]) for depth in range(len(heads[0]))],
+        "groups": groups,
+        "columns": cells.shape[1] + 1,
+        "dense": cells.columns.nlevels > 1,
+    }
+
+
+def _best(name: str, cells: DataFrame, facts: Facts) -> set[tuple[int, int]]:
+    """Places of the best mean: in a row of arms, or in a column where arms run down. Feature reuse has no best."""
+    reference = {arm_name(arm) for arm, config in facts.arms.items() if config is None} if name == "linear" else set()
+    ranked = [j for j, column in enumerate(cells.columns) if _parts(column)[-1] not in reference]
+    grid: list[list[Any]] = cells.to_numpy().tolist()
+    rows = range(len(cells))
+    match name:
+        case "linear" | "label_efficiency" | "ks":
+            lines = [[(i, j) for j in ranked] for i in rows]
+        case "probing":
+            groups: dict[str, list[int]] = {}
+            for i in rows:
+                groups.setdefault(", ".join(_parts(cells.index[i])[:-1]), []).append(i)
+            lines = [[(i, j) for i in group] for group in groups.values() for j in ranked]
+        case _:
+            lines = []
+    best = set()
+    for line in lines:
+        found = {(i, j): grid[i][j] for i, j in line if isinstance(grid[i][j], Cell)}
+        if len(found) > 1:
+            pick = min if name == "ks" else max
+            top = pick(found.values(), key=lambda cell: cell.value)
+            best |= {place for place, cell in found.items() if cell.mean == top.mean}  # equal as printed is equal
+    return best
+
+
+def _spans(labels: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
+    """Headings of one level with the number of columns below each: neighbours of the same parents are one."""
+    spans: list[tuple[Sequence[str], int]] = []
+    for label in labels:
+        if spans and spans[-1][0] == label:
+            spans[-1] = (label, spans[-1][1] + 1)
+        else:
+            spans.append((label, 1))
+    return [(label[-1], span) for label, span in spans]
+
+
+def _parts(label: object) -> list[str]:
+    return [str(part) for part in label] if isinstance(label, tuple) else [str(label)]
+
+
+def verdict_rows(judged: DataFrame, facts: Facts) -> list[dict[str, str]]:
+    """The comparisons of Tables 1 and 2 on the study's score, as text."""
+    rows = []
+    for row in main_comparisons(judged, metric=facts.metric, baseline=facts.compared_with).to_dict("records"):
+        training = "Linear" if row["table"] == "linear" else "Full"
+        short = row["verdict"].startswith("needs more seeds")
+        known = pd.notna(row["low"])
+        low, high = (_signed(row[end], facts.metric) if known else "" for end in ("low", "high"))
+        rows.append(
+            {
+                "where": f"{training}, {percent(row['label_fraction'])}",
+                "arm": arm_name(row["arm"]),
+                "against": arm_name(row["against"]),
+                "effect": _signed(row["effect"], facts.metric) if pd.notna(row["effect"]) else "–",
+                "interval": f"{low} to {high}" if known else "–",
+                "seeds": str(row["n"]),
+                "p": _p_value(row["p_holm"]),
+                "verdict": f"needs at least {row['seeds_needed']} seeds" if short else row["verdict"],
+            }
+        )
+    return rows
+
+
+def _signed(value: float, metric: str) -> str:
+    text = number(value, metric)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def cost_rows(finished: Sequence[Finished]) -> list[tuple[str, int, str]]:
+    """(kind in words, stages, time) and their total; a stage shared by two arms ran once."""
+    ran = {stage.name: stage for stage in finished}.values()
+    rows = []
+    for kind in dict.fromkeys([*KINDS, *(stage.kind for stage in ran)]):
+        seconds = [stage.wall_seconds for stage in ran if stage.kind == kind]
+        if seconds:
+            rows.append((KINDS.get(kind, kind), len(seconds), _duration(sum(seconds))))
+    return [*rows, ("all stages", len(ran), _duration(sum(stage.wall_seconds for stage in ran)))]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,189 @@
+"""Which figures a study allows, and their way into files and into the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from analysis import drawing, figures
+from analysis.tables import Finished
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words; `draw(narrow)` gives it for a screen's or for a phone's width."""
+
+    name: str
+    alt: str  # what it shows, for a reader who cannot see it
+    reading: str  # how to read it
+    draw: Callable[[bool], Figure]
+
+
+def pictures(
+    tables: Mapping[str, DataFrame],
+    finished: Sequence[Finished],
+    *,
+    arms: Sequence[str],
+    metric: str,
+    class_names: Sequence[str] = (),
+) -> list[Picture]:
+    """The figures that this much of the study allows. Reads its stages' metrics.jsonl, curves.csv and samples.json."""
+    scores, reuse, probing = tables["label_efficiency"], tables["reuse"], tables["probing"]
+    found = []
+    if _has(scores, metric):
+        seen = labelled_images(finished)
+        found.append(
+            Picture(
+                "label_efficiency",
+                figures.label_efficiency_alt(scores, metric=metric),
+                "Higher is better, and further left means fewer labels. Open circles are single seeds, filled marks "
+                "their mean; arms whose circles overlap have not been told apart.",
+                lambda narrow: figures.label_efficiency(scores, metric=metric, arms=arms, seen=seen, narrow=narrow),
+            )
+        )
+    if reuse["value"].notna().any():
+        found.append(
+            Picture(
+                "reuse",
+                figures.reuse_alt(reuse),
+                "A point near 1 means that fine-tuning left the block's features as they were. Grey bands show what "
+                "unrelated features reach: a point in its band says nothing about reuse, and is drawn hollow where it "
+                "is flagged as uninformative.",
+                lambda narrow: figures.reuse(reuse, arms=arms, narrow=narrow),
+            )
+        )
+    if _has(probing, metric):
+        found.append(
+            Picture(
+                "probing",
+                figures.probing_alt(probing, metric=metric),
+                "An arm whose line is high on the left has informative features early in the network.",
+                lambda narrow: figures.probing(probing, metric=metric, arms=arms, narrow=narrow),
+            )
+        )
+    curves = figures.representative(_curves(finished))
+    if len(curves):
+        output = int(curves["output"].iloc[0])
+        # one output of two classes is the probability of the second
+        names = class_names[1:] if len(class_names) == 2 else class_names
+        label = names[output] if output < len(names) else f"output {output}"
+        found.append(
+            Picture(
+                "distributions",
+                figures.distributions_alt(curves),
+                "Each panel sets a model's outputs (colour) beside the reference's (grey). The dark bar is the KS "
+                f"distance: where the two are furthest apart. Shown is seed {curves['seed'].iloc[0]} and, of several "
+                "outputs, the one with the median gap; the table averages over outputs and seeds.",
+                lambda narrow: figures.distributions(curves, arms=arms, output=label, narrow=narrow),
+            )
+        )
+    histories = _histories(finished)
+    if histories:
+        found.append(
+            Picture(
+                "losses",
+                figures.losses_alt(histories),
+                "Curves that have levelled off were trained long enough; InfoNCE may rise while the queue fills. A lower loss is no better encoder: arms "
+                "minimise different sums. One line a seed; block losses are shown before their weight.",
+                lambda narrow: figures.losses(histories, arms=arms, narrow=narrow),
+            )
+        )
+    return found
+
+
+def embed(picture: Picture, folder: Path) -> dict[str, object]:
+    """Write `<name>.svg` and `<name>.png`; give the page what it shows: both widths as inline SVG, and the words."""
+    wide = picture.draw(False)
+    drawn = _svg(wide, picture.name)
+    opening, body = drawn.split(">", 1)
+    (folder / f"{picture.name}.svg").write_text(f'{opening}><rect width="100%" height="100%" fill="white"/>{body}')
+    wide.set_layout_engine("none")  # laid out once is enough
+    with matplotlib.rc_context(drawing.STYLE):
+        wide.savefig(folder / f"{picture.name}.png", dpi=180, facecolor="white")
+    return {
+        "name": picture.name,
+        "alt": picture.alt,
+        "reading": picture.reading,
+        "wide": inline(drawn, f"{picture.name}-w", picture.alt),
+        "narrow": inline(_svg(picture.draw(True), picture.name), f"{picture.name}-n", picture.alt),
+    }
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG document on a transparent ground: the same text for the same figure."""
+    with matplotlib.rc_context({**drawing.STYLE, "svg.hashsalt": name}):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def inline(svg: str, prefix: str, alt: str) -> Markup:
+    """An SVG document as an element for a page: its own ids, the page's fonts, and colours that the page can replace.
+
+    Ink, rules and the arms' colours become CSS variables with the printed colour as fallback.
+    """
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    opening, body = body.split(">", 1)
+    box = re.search(r'viewBox="[-\d. ]+"', opening)
+    assert box is not None  # matplotlib writes one in every SVG
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"', body)
+    body = re.sub(r'url\(#|xlink:href="#', lambda m: f"{m[0].removeprefix('xlink:')}{prefix}-", body)
+    body = body.replace("font-family: 'DejaVu Sans'", "font-family: inherit")
+    for name, colour in _VARIABLES.items():
+        body = body.replace(f": {colour}", f": var(--{name}, {colour})")
+    label = Markup("{}").format(alt)
+    return Markup(f'<svg role="img" aria-label="{label}" {box[0]} style="stroke-linejoin: round">{body}')
+
+
+#: CSS variables of the page by the colour that they replace.
+_VARIABLES = {
+    "ink": drawing.INK,
+    "muted": drawing.MUTED,
+    "rule": drawing.RULE,
+    **{f"arm-{i}": colour for i, colour in enumerate(drawing.COLOURS)},
+}
+
+
+def labelled_images(finished: Sequence[Finished]) -> dict[float, int]:
+    """Labelled images that fine-tuning saw at each fraction, from samples.json; the same for every arm and seed."""
+    seen: dict[float, int] = {}
+    for stage in finished:
+        fraction, path = stage.labels.get("label_fraction"), stage.folder / "samples.json"
+        if stage.kind == "finetune" and isinstance(fraction, float | int) and fraction not in seen and path.is_file():
+            seen[float(fraction)] = len(json.loads(path.read_text())["ids"])
+    return seen
+
+
+def _curves(finished: Sequence[Finished]) -> DataFrame:
+    """Distribution functions of the ks stage; empty without one."""
+    paths = [stage.folder / "curves.csv" for stage in finished if stage.kind == "ks"]
+    parts = [pd.read_csv(path) for path in paths if path.is_file()]
+    columns = ["arm", "seed", "label_fraction", "output", "x", "cdf", "reference_cdf"]
+    return pd.concat(parts, ignore_index=True) if parts else DataFrame(columns=columns)
+
+
+def _histories(finished: Sequence[Finished]) -> dict[tuple[str, int], DataFrame]:
+    """metrics.jsonl of each pretraining that has InfoNCE, by arm and seed."""
+    found = {}
+    for stage in finished:
+        path = stage.folder / "metrics.jsonl"
+        if stage.kind == "pretrain" and path.is_file():
+            history = pd.read_json(path, lines=True)
+            if {"epoch", "info_nce"} <= set(history):
+                found[str(stage.labels["arm"]), int(str(stage.labels["seed"]))] = history
+    return found
+
+
+def _has(table: DataFrame, metric: str) -> bool:
+    return bool((table["value"].notna() & (table["metric"] == metric)).any())

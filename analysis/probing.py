@@ -1,0 +1,132 @@
+"""Layer-wise probing: how much of the task a linear classifier reads from each block (paper section 3.4.2)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from analysis.config import ProbeConfig
+from analysis.features import Features
+from ssl_core import metrics
+from ssl_core.classifier import classification_loss
+from ssl_core.dataset import TEST, VAL, Task
+from ssl_core.errors import DataError
+from ssl_core.optimisation import learning_rate, parameter_groups
+from ssl_core.seeding import generator
+from ssl_core.splits import label_subset
+
+
+def probe(config: ProbeConfig, features: Path, workdir: Path) -> list[dict[str, Any]]:
+    """One linear classifier a block on pooled, frozen features; best epoch on validation, measured on test.
+
+    Each channel is standardised by the mean and standard deviation of the labelled training images alone. AdamW with
+    half a cosine from `learning_rate` to 0, from zero weights: the problem is convex, so the start does not matter.
+    A block's numbers do not depend on which other blocks are probed.
+
+    Rows: mode "probe", label_fraction, block and what `ssl_core.metrics.rows` gives. Also written to rows.json;
+    predictions.npz holds `test_ids`, `test_groups`, `test_labels` and probabilities `block1`... [N, K], and the same of
+    validation as `val_ids`, ..., `val_block1`...; samples.json the ids of the labelled images.
+
+    Raises DataError if validation or test images are missing, or the fraction is too small to hold every class.
+    """
+    found = Features.open(features)
+    labelled = label_subset(found.labels, found.splits, fraction=config.fraction, seed=config.seed)
+    held = {"val": found.rows(VAL), "test": found.rows(TEST)}
+    for split, images in held.items():
+        if len(images) == 0:
+            raise DataError(f"{features} holds no {split} images; extract the features of all splits")
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, images in held.items():
+        for name in ("ids", "groups", "labels"):
+            arrays[f"{split}_{name}"] = getattr(found, name)[images]
+
+    rows: list[dict[str, Any]] = []
+    for block in config.blocks:
+        val, test = _probabilities(config, found, block, labelled, held["val"], held["test"])
+        arrays |= {f"val_block{block}": val, f"block{block}": test}
+        measured = metrics.rows(
+            arrays["test_labels"],
+            test,
+            found.task,
+            groups=arrays["test_groups"],
+            metric=config.metric,
+            replicates=config.bootstrap,
+            seed=config.seed,
+        )
+        cell = {"mode": "probe", "label_fraction": config.fraction, "block": block}
+        rows += [cell | {k: None if v != v else v for k, v in row.items()} for row in measured]  # NaN is not JSON
+    np.savez(workdir / "predictions.npz", **arrays)  # type: ignore[arg-type]  # numpy types ** as its own flag
+    samples = {"fraction": config.fraction, "seed": config.seed, "ids": found.ids[labelled].tolist()}
+    (workdir / "samples.json").write_text(json.dumps(samples))
+    (workdir / "rows.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
+    return rows
+
+
+def _probabilities(
+    config: ProbeConfig,
+    found: Features,
+    block: int,
+    labelled: NDArray[np.int64],
+    val: NDArray[np.int64],
+    test: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(validation, test) probabilities [N, K] of one block's classifier."""
+    features = found.blocks[block]
+    train = np.asarray(features[labelled])  # (n, C)
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    std[std < 1e-6] = 1.0  # a channel that no labelled image moves stays as small as it is
+
+    def standardised(rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy((features[rows] - mean) / std)
+
+    classifier = _train(config, found, standardised(labelled), labelled, standardised(val), val)
+    return _predict(classifier, standardised(val), found.task), _predict(classifier, standardised(test), found.task)
+
+
+def _train(
+    config: ProbeConfig,
+    found: Features,
+    x: Tensor,  # (n, C)
+    labelled: NDArray[np.int64],
+    x_val: Tensor,
+    val: NDArray[np.int64],
+) -> nn.Linear:
+    """The classifier of the epoch with the best validation score, the earliest among equals."""
+    labels = torch.from_numpy(found.labels[labelled])
+    classifier = nn.Linear(x.shape[1], found.n_outputs)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    optimiser = torch.optim.AdamW(
+        parameter_groups([classifier], config.weight_decay, decay_norms=False), lr=config.learning_rate
+    )
+    starts = range(0, len(x), config.batch_size)
+    step, best, kept = 0, -np.inf, copy.deepcopy(classifier)
+    for epoch in range(config.epochs):
+        order = torch.from_numpy(generator(config.seed, "probe", epoch).permutation(len(x)))
+        for start in starts:
+            batch = order[start : start + config.batch_size]
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, base=config.learning_rate, steps=config.epochs * len(starts))
+            optimiser.zero_grad()
+            loss = classification_loss(classifier(x[batch]), labels[batch], found.task)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            step += 1
+        score = metrics.score(config.metric, found.labels[val], _predict(classifier, x_val, found.task), found.task)
+        if score > best:
+            best, kept = score, copy.deepcopy(classifier)
+    return kept
+
+
+@torch.inference_mode()
+def _predict(classifier: nn.Linear, x: Tensor, task: Task) -> NDArray[np.float64]:
+    logits = classifier(x).double()  # in float32 confident answers would round to 1 and tie
+    probabilities: Tensor = logits.softmax(dim=1) if task == "multiclass" else logits.sigmoid()
+    return probabilities.numpy()

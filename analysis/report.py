@@ -1,0 +1,157 @@
+"""The page that a person opens: one HTML file with everything in it, and its tables and figures as files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pandas import DataFrame
+
+from analysis import description
+from analysis.facts import Facts
+from analysis.names import arm_name, metric_name
+from analysis.page import cost_rows, page_table, verdict_rows
+from analysis.pictures import embed, pictures
+from analysis.summary import judge, sentences
+from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
+
+__all__ = ["Facts", "Finished", "build", "render"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, report_folder: Path) -> Path:
+    """Write tables/*.csv and report/{index.html, report.md, *.tex, *.png, *.svg}; returns index.html.
+
+    Works on any part of a study: what is missing is named on the page. The same stages give the same files, in
+    whatever order they finished; figures and tables of an earlier, fuller report do not stay.
+    """
+    for suffix in ("*.tex", "*.svg", "*.png"):
+        for old in report_folder.glob(suffix):
+            old.unlink()
+    finished = _in_order(facts, finished)
+    dataset = _dataset_name(facts, finished)
+    tables = tidy(dataset, finished)
+    tables["verdicts"] = judge(tables, facts.compared_with)
+    summary = sentences(
+        tables,
+        dataset=dataset,
+        metric=facts.metric,
+        baseline=facts.compared_with,
+        seeds=facts.seeds,
+        missing=len(facts.failed),
+    )
+    caveats = description.caveats(facts.dataset, facts.arms)
+    verdicts = verdict_rows(tables["verdicts"], facts)
+    before, after = _markdown_frame(facts, summary, verdicts, caveats)
+    write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
+    drawn = pictures(
+        tables,
+        finished,
+        arms=list(facts.arms),
+        metric=facts.metric,
+        class_names=[str(name) for name in facts.dataset.get("class_names", ())],
+    )
+    versus = {row["against"] for row in verdicts}
+    context = {
+        **_study(facts, dataset),
+        "summary": summary,
+        "caveats": caveats,
+        "tables": {name: shown for name in NAMES if (shown := page_table(name, tables, facts))},
+        "verdicts": verdicts,
+        "versus": versus.pop() if len(versus) == 1 else None,
+        "pictures": {picture.name: embed(picture, report_folder) for picture in drawn},
+        "costs": cost_rows(finished),
+    }
+    page = report_folder / "index.html"
+    page.write_text(render(context), encoding="utf-8")
+    return page
+
+
+def render(context: Mapping[str, Any]) -> str:
+    """The page from its template; every value that is not `Markup` is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(context)
+
+
+def _in_order(facts: Facts, finished: Sequence[Finished]) -> list[Finished]:
+    """By arm as the study lists them, then seed: the order of the tables' rows."""
+    place = {arm: i for i, arm in enumerate(facts.arms)}
+
+    def key(stage: Finished) -> tuple[int, int, str, float, str, str]:
+        labels = stage.labels
+        return (
+            place.get(str(labels.get("arm")), len(place)),
+            int(str(labels.get("seed", -1))),
+            stage.kind,
+            float(str(labels.get("label_fraction", -1.0))),
+            str(labels.get("mode")),
+            stage.key,
+        )
+
+    return sorted(finished, key=key)
+
+
+def _dataset_name(facts: Facts, finished: Sequence[Finished]) -> str:
+    """As the summary has it, or else the packed dataset itself."""
+    if name := facts.dataset.get("name"):
+        return str(name)
+    for stage in finished:
+        if stage.kind == "data" and (stage.folder / "dataset.json").is_file():
+            return str(json.loads((stage.folder / "dataset.json").read_text(encoding="utf-8"))["name"])
+    return "dataset"
+
+
+def _study(facts: Facts, dataset: str) -> dict[str, Any]:
+    """What was studied, in the words and rows of the page."""
+    return {
+        "facts": facts,
+        "dataset": dataset,
+        "metric": metric_name(facts.metric),
+        "baseline": facts.compared_with and arm_name(facts.compared_with),
+        "images": description.images(facts.dataset),
+        "splits": list(description.SPLITS.values()),
+        "counts": description.split_counts(facts.dataset, "n"),
+        "groups": description.split_counts(facts.dataset, "groups") if description.has_groups(facts.dataset) else None,
+        "classes": description.class_counts(facts.dataset),
+        "arms": [
+            {"key": arm, "name": arm_name(arm), "losses": description.losses(config), "place": i % 7}
+            for i, (arm, config) in enumerate(facts.arms.items())
+        ],
+        "differences": description.differences(facts.arms),
+        "shared": description.shared(facts.arms),
+        "arm_name": arm_name,
+    }
+
+
+def _markdown_frame(
+    facts: Facts,
+    summary: Sequence[str],
+    verdicts: Sequence[Mapping[str, str]],
+    caveats: Sequence[tuple[str, str]],
+) -> tuple[str, str]:
+    """What report.md says before its tables and after them."""
+    safe = markdown_text
+    before = [f"# {safe(facts.name)}", safe(facts.question), safe(facts.description), "## Summary", *map(safe, summary)]
+    if facts.failed:
+        missing = [f"- {safe(name)}: {safe(why)}" for name, why in facts.failed.items()]
+        before += ["## Missing stages", "\n".join(missing)]
+    after = []
+    if verdicts:
+        after += ["## Verdicts over seeds", markdown(DataFrame(verdicts).set_index("where")).strip()]
+    after += [
+        "## What these numbers do and do not show",
+        "\n".join(f"- **{safe(head)}** {safe(text)}" for head, text in caveats),
+    ]
+    after += ["## Reproduce", f"```\n{facts.command}\n```"]
+    return "\n\n".join([*filter(None, before), "## Tables"]) + "\n", "\n\n".join(after) + "\n"

@@ -1,0 +1,77 @@
+"""An encoder with a linear classifier on its embedding (paper section 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_core import checkpoint
+from ssl_core.dataset import Task
+from ssl_core.encoder import Encoder, encoder_of, encoder_payload
+from ssl_core.errors import CheckpointError
+from ssl_core.initialisation import seeded
+
+
+class Classifier(nn.Module):
+    """Normalised images [B, C, H, W] -> logits [B, K]. A frozen encoder stays in eval mode whatever the mode asked."""
+
+    def __init__(self, encoder: Encoder, outputs: int, *, frozen: bool, seed: int) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(not frozen)
+        with seeded(seed, "classifier"):
+            self.head = nn.Linear(encoder.dim, outputs)
+        self.frozen = frozen
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images)[0])
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()  # else batch norm's statistics would follow the labelled samples
+        return self
+
+
+def classification_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Mean cross-entropy of logits [B, K] with labels int64 [B] or uint8 [B, L]; sigmoid but for multiclass."""
+    match task:
+        case "multiclass":
+            return F.cross_entropy(logits.float(), labels)
+        case "binary":
+            return F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
+        case "multilabel":
+            return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+def probabilities(logits: Tensor, task: Task) -> Tensor:
+    """[B, K] float32: softmax over classes, or sigmoid of each output."""
+    return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
+
+
+def save_classifier(
+    path: Path,
+    model: Classifier,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    task: Task,
+    class_names: tuple[str, ...],
+) -> None:
+    """Write `model.pt`: an encoder file (`load_encoder` reads it) with a classifier, and what its outputs mean."""
+    head = {name: tensor.detach().cpu() for name, tensor in model.head.state_dict().items()}
+    payload = encoder_payload(model.encoder, mean, std)
+    checkpoint.save(path, payload | {"head": head, "task": task, "class_names": list(class_names)})
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """(model in eval mode on the CPU, {"mean", "std", "task", "class_names", "channels"}) of a `model.pt`."""
+    payload = checkpoint.load(path)
+    if "head" not in payload:
+        raise CheckpointError(f"{path} holds no classifier; give the model.pt of a fine-tuning")
+    model = Classifier(encoder_of(payload, path), len(payload["head"]["bias"]), frozen=False, seed=0)
+    model.head.load_state_dict(payload["head"])
+    return model.eval(), {key: payload[key] for key in ("mean", "std", "task", "class_names", "channels")}

@@ -1,0 +1,100 @@
+"""Several workers on one global batch. Every function is the identity, or the obvious, when there is one worker.
+
+Each worker holds a contiguous slice of the global batch. Gradients, queue and block losses are those of one worker on
+the whole batch; batch norm statistics are not: each worker normalises by its own slice, and the running statistics are
+averaged over the workers at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world() -> int:
+    """Number of workers."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This worker's place, from 0; worker 0 writes the files."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def share(n: int) -> slice:
+    """This worker's contiguous part of n samples; the parts in rank order make up the whole."""
+    return slice(rank() * n // world(), (rank() + 1) * n // world())
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """`module` with gradients averaged over workers. Buffers stay the worker's own; its queue is equal anyway."""
+    if world() == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """Sum over workers that gradients flow through (a plain all_reduce would cut them off).
+
+    The backward pass sums too: of a loss that every worker computes alike from the result, each worker gets `world`
+    times the gradient of its own part, which the averaging of `parallel` takes back.
+    """
+    if world() == 1:
+        return x
+    import torch.distributed.nn.functional as differentiable
+
+    return differentiable.all_reduce(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def batch_size(x: Tensor) -> int | Tensor:
+    """Number of samples in the global batch of which x [B, ...] is this worker's part, without waiting for a GPU."""
+    if world() == 1:
+        return len(x)
+    n = x.new_full((), len(x), dtype=torch.float32)
+    dist.all_reduce(n)
+    return n
+
+
+def gather(x: Tensor) -> Tensor:
+    """The global batch of which x [B / world, ...] is this worker's part, in rank order. No gradient flows."""
+    if world() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average over workers. No gradient flows."""
+    if world() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x / world()
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Average batch norm's running statistics over workers, in place, so that a resumed run finds one state."""
+    if world() == 1:
+        return
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+            for buffer in (part.running_mean, part.running_var):
+                assert buffer is not None
+                buffer.copy_(mean(buffer))
+
+
+def agree(flag: bool) -> bool:
+    """Worker 0's answer, on every worker."""
+    if world() == 1:
+        return flag
+    answer = [flag]
+    dist.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def barrier() -> None:
+    """Wait for every worker."""
+    if world() > 1:
+        dist.barrier()

@@ -1,0 +1,222 @@
+"""The pretraining loop: batches of two views in, an encoder out (paper section 4.1).
+
+It knows neither what runs it nor who records it. A step's randomness is derived from (seed, purpose, step), so a run
+can resume at any epoch, and any number of workers sees the same global batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_core import checkpoint, devices, distributed
+from ssl_core.batches import Batches, Rows, statistics
+from ssl_core.config import PretrainConfig
+from ssl_core.dataset import TRAIN, VAL, Dataset
+from ssl_core.encoder import save_encoder
+from ssl_core.errors import ConfigError
+from ssl_core.feasibility import check_pretrain
+from ssl_core.initialisation import random_generator
+from ssl_core.moco import Moco, block_scales
+from ssl_core.optimisation import learning_rate, parameter_groups
+from ssl_core.reporter import MetricsLog, Reporter
+from ssl_core.seeding import generator
+from ssl_core.terms import read_terms
+
+log = logging.getLogger(__name__)
+
+#: Steps between looks at the losses on an accelerator, where a look waits for all that was asked of it so far.
+CHECK_EVERY = 50
+
+
+def pretrain(
+    config: PretrainConfig,
+    dataset: Dataset,
+    workdir: Path,
+    reporter: Reporter,
+    *,
+    checkpoint_seconds: float = 60.0,
+    device: str | torch.device | None = None,
+) -> None:
+    """Pretrain on the training split; leave `encoder.pt`, `metrics.jsonl` and `checkpoint.pt` in `workdir`.
+
+    If `workdir/checkpoint.pt` is there the run continues from it, and ends as if it had never stopped. A checkpoint is
+    due at the first end of an epoch `checkpoint_seconds` after the last one, and at the end. `reporter.metrics` gets an
+    epoch's means once an epoch. In an initialised torch.distributed group every worker calls this with the same
+    arguments and, on a resume, the same checkpoint in its `workdir`; worker 0 writes the files.
+
+    Raises ConfigError if the configuration does not fit the dataset, CheckpointError if the checkpoint is damaged or
+    another configuration's, NonFiniteError naming the step and the term if a loss becomes NaN or infinite.
+    """
+    run = Pretraining(config, dataset, devices.choose(device))
+    path, writes = workdir / "checkpoint.pt", distributed.rank() == 0
+    if distributed.agree(path.exists()):
+        run.restore(path)
+    metrics = MetricsLog(workdir / "metrics.jsonl", run.history) if writes else None
+
+    saved_at = time.monotonic()
+    while run.epoch < config.epochs:
+        values = run.train_epoch()
+        values |= run.validate()
+        run.history.append(values)
+        if metrics:
+            metrics.append(values)
+        reporter.metrics(values)
+        due = time.monotonic() - saved_at >= checkpoint_seconds or run.epoch == config.epochs
+        if distributed.agree(due):
+            if writes:
+                run.save(path)
+            distributed.barrier()
+            reporter.checkpoint(path)
+            saved_at = time.monotonic()
+
+    if writes:
+        save_encoder(workdir / "encoder.pt", run.moco.query.encoder, run.batches.mean, run.batches.std)
+    distributed.barrier()
+
+
+class Pretraining:
+    """A run's state between two epochs, and what happens in one."""
+
+    def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.rows: Rows = dataset.rows(TRAIN)
+        for warning in check_pretrain(config, len(self.rows), distributed.world()):
+            log.warning(warning)
+        self.batches = Batches(dataset, *statistics(dataset, config.normalise), device)
+        self.codes = _codes(config, dataset)  # [N] of every image, whatever its split
+        self.steps_per_epoch = len(self.rows) // config.batch_size  # an incomplete last batch is dropped
+        self.epoch = 0  # epochs done
+        self.history: list[dict[str, float]] = []
+
+        self.moco = devices.place(Moco(config, dataset.channels), device)
+        self.model = distributed.parallel(self.moco)
+        groups = parameter_groups(
+            (self.moco.query, self.moco.projectors), config.weight_decay, decay_norms=config.decay_norms
+        )
+        self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=devices.fuses(device))
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the training split in a seeded order; the epoch's mean terms and speed."""
+        self.moco.train()
+        began, size = time.perf_counter(), self.config.batch_size
+        order = generator(self.config.seed, "order", self.epoch).permutation(self.rows)
+        first = self.epoch * self.steps_per_epoch
+        recent: list[dict[str, Tensor]] = []
+        terms: list[dict[str, float]] = []
+        for i in range(self.steps_per_epoch):
+            recent.append(self._step(first + i, order[i * size : (i + 1) * size]))
+            if self.device.type == "cpu" or len(recent) == CHECK_EVERY or i + 1 == self.steps_per_epoch:
+                terms += read_terms(recent, first + i + 1 - len(recent))
+                recent = []
+        distributed.average_statistics(self.moco)
+        self.epoch += 1
+
+        seconds = time.perf_counter() - began
+        means = {name: math.fsum(t[name] for t in terms) / len(terms) for name in terms[0]}
+        return {
+            "step": first + self.steps_per_epoch,
+            "epoch": float(self.epoch),
+            **means,
+            **_ratios(means, self.config),
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "views_per_second": 2 * size * self.steps_per_epoch / seconds,
+            "epoch_seconds": seconds,
+        }
+
+    def _step(self, step: int, rows: Rows) -> dict[str, Tensor]:
+        """One optimisation step on the global batch `rows`; its loss terms, still on the device."""
+        config, codes = self.config, self._codes_of(rows)
+        view1, view2 = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 2)
+        with devices.autocast(self.device, config.precision):
+            terms, keys = self.model(view1, view2, codes[distributed.share(len(rows))])
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate(step)
+        self.optimiser.zero_grad()
+        terms["loss"].backward()
+        self.optimiser.step()
+        self.moco.update_keys()
+        self.moco.queue.enqueue(distributed.gather(keys), codes)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _codes_of(self, rows: Rows) -> Tensor:
+        return devices.to_device(self.codes[torch.from_numpy(rows)], self.device)  # [B] int64
+
+    def _learning_rate(self, step: int) -> float:
+        config = self.config
+        growth = config.batch_size / config.learning_rate_batch if config.learning_rate_batch else 1.0
+        return learning_rate(
+            step,
+            base=config.learning_rate * growth,
+            steps=config.epochs * self.steps_per_epoch,
+            warmup=round(config.warmup_epochs * self.steps_per_epoch),
+            schedule=config.schedule,
+        )
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss terms on the validation split against the queue as it is, `val_` before their names.
+
+        Nothing of the run changes by it: batch norm uses its running statistics, no key is queued, h stays. The views
+        are the same after every epoch. Batches are of even size, at most `batch_size`.
+        """
+        self.moco.eval()
+        config, rows = self.config, self.dataset.rows(VAL)
+        parts: list[dict[str, Tensor]] = []
+        for i, batch in enumerate(np.array_split(rows, math.ceil(len(rows) / config.batch_size))):
+            view1, view2 = self.batches.views(batch, config.augment, random_generator(config.seed, "val-views", i), 2)
+            codes = self._codes_of(batch)[distributed.share(len(batch))]
+            with devices.autocast(self.device, config.precision):
+                terms, _ = self.moco(view1, view2, codes)
+            share = len(codes) * distributed.world() / len(rows)  # read_terms takes the mean over workers
+            parts.append({f"val_{name}": term * share for name, term in terms.items()})
+        values = read_terms(parts, self.epoch * self.steps_per_epoch)
+        return {name: math.fsum(part[name] for part in values) for name in values[0]}
+
+    def save(self, path: Path) -> None:
+        """Everything that `restore` needs to go on as if the run had not stopped."""
+        payload = {
+            "config": self._identity(),
+            "moco": self.moco.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+        }
+        checkpoint.save(path, payload)
+
+    def restore(self, path: Path) -> None:
+        """Continue from `path`, which must have been written under this configuration and on this dataset."""
+        payload = checkpoint.load(path, expect=self._identity())
+        self.moco.load_state_dict(payload["moco"])
+        self.optimiser.load_state_dict(payload["optimiser"])
+        self.epoch, self.history = payload["epoch"], payload["history"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {**asdict(self.config), "dataset": self.dataset.fingerprint}
+
+
+def _ratios(means: dict[str, float], config: PretrainConfig) -> dict[str, float]:
+    """Scaled block losses by InfoNCE: section 4.1 chooses scales that keep them of the same order of magnitude."""
+    if means["info_nce"] == 0:
+        return {}
+    return {f"ratio_{name}": scale * means[name] / means["info_nce"] for name, scale in block_scales(config).items()}
+
+
+def _codes(config: PretrainConfig, dataset: Dataset) -> Tensor:
+    """A number for each image [N] int64, equal where `moco.mask` says that one is no negative of the other."""
+    if config.moco.mask == "group":
+        if len(np.unique(dataset.groups[dataset.rows(TRAIN)])) < 2:
+            raise ConfigError(
+                f"all training images of {dataset.name} are of one group, so moco.mask group leaves no negatives; "
+                "set moco.mask to image"
+            )
+        return torch.from_numpy(np.unique(dataset.groups, return_inverse=True)[1].astype(np.int64))
+    return torch.arange(len(dataset))
