@@ -18,8 +18,6 @@ from ssl_core.dataset import TEST
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 
-_TEST = 2
-
 
 def compare(
     config: ReuseConfig, before: Path, after: Path, workdir: Path, *, label_fraction: float
@@ -34,18 +32,19 @@ def compare(
     Raises DataError if the two folders are of other images, or of images in another order.
     """
     old, new = Features.open(before), Features.open(after)
-    require_same_ids(old.ids, new.ids, str(before), str(after))
     if old.fingerprint != new.fingerprint:  # ids can be mere row numbers, and agree by accident
         raise DataError(f"{before} and {after} are features of different datasets; extract both from the same one")
-    images = old.rows(TEST)
-    if len(images) < 4:
-        raise DataError(f"{before} holds {len(images)} test images; CKA needs at least 4")
-    if len(images) > config.max_images:
+    of_old, of_new = old.rows(TEST), new.rows(TEST)  # either folder may hold other splits too
+    require_same_ids(old.ids[of_old], new.ids[of_new], str(before), str(after))
+    if len(of_old) < 4:
+        raise DataError(f"{before} holds {len(of_old)} test images; CKA needs at least 4")
+    if len(of_old) > config.max_images:
         draw = generator(config.seed, "reuse", "images")
-        images = np.sort(draw.choice(images, config.max_images, replace=False))
+        chosen = np.sort(draw.choice(len(of_old), config.max_images, replace=False))
+        of_old, of_new = of_old[chosen], of_new[chosen]
     rows = []
     for block in BLOCKS:
-        x, y = np.asarray(old.blocks[block][images]), np.asarray(new.blocks[block][images])  # (n, C_b) each
+        x, y = np.asarray(old.blocks[block][of_old]), np.asarray(new.blocks[block][of_new])  # (n, C_b) each
         for kernel in config.kernels:
             found = _similarity(config, kernel, x, y, block)
             rows.append({"label_fraction": label_fraction, "block": block, **_row(kernel, found)})

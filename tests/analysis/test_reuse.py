@@ -108,11 +108,23 @@ def test_a_dead_block_is_undefined_and_flagged_and_the_file_is_still_json(pair, 
     assert "NaN" not in (tmp_path / "rows.json").read_text()
 
 
+def test_a_folder_of_the_test_split_alone_compares_as_one_of_all_splits(pair, tmp_path):
+    """A pretrained encoder's features hold all splits, for probing; a fine-tuned one's the test split alone."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    test = np.load(pair[1] / "splits.npy") == TEST
+    for file in pair[1].glob("*.npy"):
+        np.save(alone / file.name, np.load(file)[test])
+    (alone / "features.json").write_text((pair[1] / "features.json").read_text())
+    assert compare(FAST, pair[0], alone, tmp_path) == compare(FAST, *pair, tmp_path)
+
+
 def test_other_images_or_another_order_or_dataset_are_refused(pair, tmp_path):
     ids = np.load(pair[0] / "ids.npy")
-    order = np.r_[0, 2, 1, 3:N]
+    order = np.arange(N)
+    order[[2, 5]] = [5, 2]  # two test images change places
     swapped = write(tmp_path / "swapped", ids=ids[order])
-    with pytest.raises(DataError, match=r"before and .*swapped differ in their images at row 1: image1 against image2"):
+    with pytest.raises(DataError, match=r"before and .*swapped differ in their images at row 0: image2 against image5"):
         compare(FAST, pair[0], swapped, tmp_path)
     other = write(tmp_path / "other", fingerprint="beef")
     with pytest.raises(DataError, match="different datasets"):

@@ -189,6 +189,15 @@ def test_table_3_carries_the_score_of_the_models_it_compares(tables):
         assert column.loc[("Linear CKA, debiased", "MoCo + MSE")] == expected.loc[fraction, "MoCo + MSE"]
 
 
+def test_table_3_takes_no_score_of_a_run_from_random_weights():
+    both = [full("a", 0, 0.01, 0.5)]
+    both.append(stage("finetune", [score(0.9)], "s", arm="a", seed=0, mode="scratch", label_fraction=0.01))
+    similar = [{"metric": "cka_linear", "block": 1, "value": 0.8, "label_fraction": 0.01, "uninformative": False}]
+    tables = tidy("d", [*both, stage("reuse", similar, arm="a", seed=0, mode="full")])
+    layout = paper_layout("reuse", tables["reuse"], metric="auroc", scores=tables["label_efficiency"])
+    assert layout.iloc[0].tolist() == ["0.80", "50.0 (48.0–54.0)"]
+
+
 def test_uninformative_similarities_are_marked_and_explained(tables):
     layout = paper_layout("reuse", tables["reuse"]).loc["RBF CKA as the paper's authors ran it"]
     assert layout[("1%", "Block 4")].str.contains("†").all()
@@ -209,6 +218,12 @@ def test_a_cell_refuses_to_average_different_modes():
     runs.append(stage("finetune", [score(0.9)], "s", arm="a", seed=0, mode="scratch", label_fraction=1.0))
     with pytest.raises(ValueError, match="finetune-s"):
         paper_layout("label_efficiency", tidy("d", runs)["label_efficiency"])
+
+
+def test_a_cell_counts_each_seed_once(tables):
+    twice = pd.concat([tables["probing"]] * 2)
+    with pytest.raises(ValueError, match="one cell would average different measurements"):
+        paper_layout("probing", twice)
 
 
 def test_the_order_of_seeds_changes_no_cell(finished, tables):
