@@ -93,9 +93,9 @@ def pictures(
             Picture(
                 "losses",
                 figures.losses_alt(histories),
-                "Curves that have levelled off were trained long enough; InfoNCE may rise while the queue fills. A lower "
-                "loss is no better encoder: arms minimise different sums. One line a seed; block losses are shown "
-                "before their weight.",
+                "Curves that have levelled off were trained long enough; InfoNCE may rise while the queue fills. A "
+                "lower loss is no better encoder: arms minimise different sums. One line a seed; block losses are "
+                "shown before their weight.",
                 lambda narrow: figures.losses(histories, arms=arms, narrow=narrow),
             )
         )

@@ -202,11 +202,11 @@ def test_no_figure_touches_global_state(wide):
 
 
 def test_names_that_mean_something_to_matplotlib_are_drawn_as_they_are(tables):
-    names = {"moco": "_hidden", "moco_mse": "$\\frac{1}", "moco_barlow": "a" * 60}
+    names = {"moco": "_hidden", "moco_mse": "$\\frac{1}$", "moco_barlow": "a" * 60}
     table = tables["label_efficiency"].replace({"arm": names})
     text = svg(figures.label_efficiency(table, metric="auroc"))
     assert ">_hidden<" in text
-    assert ">$\\frac{1}<" in text
+    assert ">$\\frac{1}$<" in text
     panels = svg(figures.distributions(figures.representative(curves(arms=("$a_", "a" * 60))), output="<b>$x"))
     assert "&lt;b&gt;$x" in panels
     assert f">{'a' * 19}…<" in panels
