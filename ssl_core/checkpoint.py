@@ -67,7 +67,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a state dict's names, shapes, types and values, wherever and in whatever layout its tensors lie."""
     sha = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        values = tensor.detach().cpu().contiguous()
+        values = tensor.detach().cpu()
         sha.update(f"{name}|{tuple(values.shape)}|{values.dtype}|".encode())
         sha.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

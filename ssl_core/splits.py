@@ -69,7 +69,6 @@ def _deal(
     """The split of each group, from its class counts (G, C) and size (G,)."""
     features = np.column_stack([counts, sizes])  # (G, C+1): what is balanced
     weight = 1 / np.maximum(features.sum(axis=0), 1)  # a rare class counts as much as a common one
-    usable = np.where(shares > 0, 0.0, np.inf)  # (3,)
     excess = np.zeros((3, features.shape[1]))  # rows dealt to each split beyond its share of all rows dealt so far
     split = np.full(len(sizes), -1, dtype=np.int8)
     shuffled = rng.permutation(len(sizes))
@@ -78,8 +77,9 @@ def _deal(
     for g, fixed in [*first.items(), *((int(g), None) for g in rest if int(g) not in first)]:
         row = features[g]
         excess -= shares[:, None] * row
-        # the least growth of the weighted squared excess
-        s = int(np.argmin(excess @ (weight * row) + usable)) if fixed is None else fixed
+        # The least growth of the weighted squared excess; never a split of share 0, whose excess stays at 0 while the
+        # others' add up to less.
+        s = int(np.argmin(excess @ (weight * row))) if fixed is None else fixed
         excess[s] += row
         split[g] = s
     return split

@@ -30,6 +30,7 @@ class Result:
     """What a run did and left."""
 
     study: str
+    metric: str
     outcome: Outcome
     plan: Plan
     wall_seconds: float
@@ -80,7 +81,7 @@ def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Re
         written = write_report(study, full, store, errors, command)
         late = track(study, full, store) if late is None else late
         written["tracking"] = tracking_uri(study, store, masked=True)
-    return Result(study.study, outcome, full, time.monotonic() - clock, written, late)
+    return Result(study.study, study.downstream.metric, outcome, full, time.monotonic() - clock, written, late)
 
 
 def tracking_uri(study: Study, store: Store, *, masked: bool = False) -> str:

@@ -87,7 +87,7 @@ def report(
     resolved, store = load(study, overrides or ()), Store(output)
     full = planned(resolved, store, remember=False)
     _require_packed(full, store)
-    written = write_report(resolved, full, store, {}, _command("ablate"))
+    written = write_report(resolved, full, store, {}, _command("ablate"), always=True)
     print(f"report  {written['report']}")
     if as_json:
         print(json.dumps({"study": resolved.study, **_counts(full, store), **written}))
@@ -211,18 +211,17 @@ def _print_result(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tune_jobs.findings import tables_in_words
+    from tune_jobs.findings import scores_at_a_glance
     from tune_jobs.watch import duration, one_line
 
-    console = Console()
-    outcome = result.outcome
-    if result.written.get("tables"):
-        table = Table(
-            "mode", "labels", "metric", "arm", "mean", "range", "seeds", box=None, title=f"{result.study}: test scores"
-        )
-        for row in tables_in_words(Path(result.written["tables"][0]).parent):
-            table.add_row(*row)
-        console.print(table)
+    outcome, metric = result.outcome, result.metric
+    header, rows = scores_at_a_glance(Path(result.written["tables"][0]).parent, metric)
+    table = Table(
+        *header, box=None, title=f"{result.study}: test {metric}, mean ± half the seeds' range", title_justify="left"
+    )
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)
     for key, error in outcome.failed.items():
         print(f"failed: {result.plan.by_key[key].name}: {one_line(error)}", file=sys.stderr)
     print(

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.errors import StageError
+from tune_jobs.origin import git_commit
 from tune_jobs.plan import Plan, as_config
 from tune_jobs.prepare import summary
-from tune_jobs.stage import Stage
+from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 
 if TYPE_CHECKING:
+    from analysis.report import Facts
     from analysis.tables import Finished
 
 
-def write_report(study: Study, full: Plan, store: Store, failed: Mapping[str, str], command: str) -> dict[str, Any]:
-    """Rebuild tables and page from what is finished; returns the paths of what was written.
+def write_report(
+    study: Study, full: Plan, store: Store, failed: Mapping[str, str], command: str, *, always: bool = False
+) -> dict[str, Any]:
+    """Tables and page from what is finished; returns their paths. Built anew where what they show has changed.
 
-    Stages that are not finished are named in the report. Raises StageError where the dataset is not even packed.
+    Stages that are not finished are named in the report. `always` builds it in any case. Raises StageError where the
+    dataset is not even packed.
     """
     from analysis.report import Facts, build
 
@@ -43,7 +50,12 @@ def write_report(study: Study, full: Plan, store: Store, failed: Mapping[str, st
         git_commits=tuple(sorted({m["git_commit"] for m in manifests if m.get("git_commit")})),
         failed={**waiting, **failed},
     )
-    page = build(facts, finished, folder / "tables", folder / "report")
+    page, mark = folder / "report" / "index.html", folder / "report" / ".shows"
+    shows = _digest(facts, finished)
+    if always or not page.is_file() or not mark.is_file() or mark.read_text() != shows:
+        mark.unlink(missing_ok=True)
+        build(facts, finished, folder / "tables", folder / "report")
+        mark.write_text(shows)
     return {
         "report": str(page),
         "tables": [str(p) for p in sorted((folder / "tables").glob("*.csv"))],
@@ -65,6 +77,16 @@ def _finished(stage: Stage, store: Store) -> Finished:
     )
 
 
+def _digest(facts: Facts, finished: Sequence[Finished]) -> str:
+    """What a page shows, and the code that draws it, in one hash."""
+    shown = {
+        "facts": dataclasses.asdict(facts),
+        "stages": [[stage.key, dict(stage.labels)] for stage in finished],
+        "code": [version("intermoco"), git_commit()],
+    }
+    return hashlib.sha256(canonical(shown).encode()).hexdigest()
+
+
 def _versions(manifests: list[dict[str, Any]]) -> dict[str, str]:
     """Package versions that the stages ran with; all of them where they differ."""
     seen: dict[str, set[str]] = {}
@@ -75,17 +97,21 @@ def _versions(manifests: list[dict[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(seen.items())}
 
 
-def tables_in_words(tables: Path) -> list[list[str]]:
-    """Rows for the terminal: each arm's mean test score a mode and label fraction. Empty where nothing is there yet."""
+def scores_at_a_glance(tables: Path, metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for the terminal: a mode and label fraction a row, an arm a column; mean and half the range.
+
+    An arm without pretraining stands beside those that are fine-tuned in full: both train all weights.
+    """
     import pandas as pd
 
-    rows: list[list[str]] = []
-    for name in ("linear", "label_efficiency"):
-        path = tables / f"{name}.csv"
-        if not path.is_file():
-            raise StageError(f"{path} is not there; run `intermoco report` to rebuild it")
-        groups: Any = pd.read_csv(path).groupby(["mode", "label_fraction", "metric", "arm"], sort=False)["value"]
-        for (mode, fraction, metric, arm), values in groups:
-            mean, span = f"{values.mean():.3f}", f"{values.min():.3f}-{values.max():.3f}"
-            rows.append([mode, f"{100 * fraction:g}%", metric, arm, mean, span, str(len(values))])
-    return rows
+    parts = [pd.read_csv(tables / f"{name}.csv") for name in ("linear", "label_efficiency")]
+    scores = pd.concat([p for p in parts if len(p)])
+    scores = scores[scores["metric"] == metric].drop_duplicates("stage").replace({"mode": {"scratch": "full"}})
+    arms = list(dict.fromkeys(scores["arm"]))
+    groups: Any = scores.sort_values("label_fraction", kind="stable").groupby(["mode", "label_fraction"], sort=False)
+    rows = []
+    for (mode, fraction), part in sorted(groups, key=lambda group: group[0][0] != "linear"):
+        cells = (part.loc[part["arm"] == arm, "value"] for arm in arms)
+        texts = (f"{v.mean():.3f} ± {(v.max() - v.min()) / 2:.3f}" if len(v) else "" for v in cells)
+        rows.append([mode, f"{100 * fraction:g}%", *texts])
+    return ["mode", "labels", *arms], rows

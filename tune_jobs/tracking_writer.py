@@ -224,7 +224,7 @@ class Writer:
     def _found(self) -> dict[Identity, Run]:
         """The study's runs by identity. Deletes half-written stage runs, and all but one of several of one identity."""
         runs: dict[Identity, Run] = {}
-        for run in sorted(self._search(), key=lambda r: (r.data.tags.get(COMPLETE) != "true", r.info.start_time)):
+        for run in sorted(self._search(), key=lambda r: (r.info.start_time, r.info.run_id)):
             tags = run.data.tags
             whole = tags.get(COMPLETE) == "true" or tags["intermoco.kind"] in ("study", "arm")
             if whole and _identity(tags) not in runs:

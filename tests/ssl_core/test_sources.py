@@ -184,6 +184,28 @@ def test_a_split_that_is_not_given_is_carved_out_of_train_by_patients(
     assert data.summary["splits"] == "given; val made, seed 0, group-aware"
 
 
+def test_a_given_validation_split_is_left_alone_where_only_test_is_made(
+    npz: Callable[..., DatasetConfig], tmp_path: Path
+) -> None:
+    official = np.repeat(["train", "train", "val"], N // 3)
+    data = pack(npz({"group_key": "patient", "split_key": "official"}, official=official), tmp_path / "out")
+    assert ((data.splits == VAL) == (official == "val")).all()
+    assert abs((data.splits == TEST).sum() - 0.15 * 40) <= 2
+    assert data.summary["splits"] == "given; test made, seed 0, group-aware"
+
+
+def test_the_split_seed_changes_made_splits(npz: Callable[..., DatasetConfig], tmp_path: Path) -> None:
+    a, b, c = (pack(npz({"split_seed": s}), tmp_path / name).splits for s, name in ((1, "a"), (1, "b"), (2, "c")))
+    assert (a == b).all()
+    assert (a != c).any()
+
+
+def test_patients_named_in_bytes_are_read_as_utf8(npz: Callable[..., DatasetConfig], tmp_path: Path) -> None:
+    patients = np.array([f"Zoë {i // 4}".encode() for i in range(N)])
+    data = pack(npz({"group_key": "patient"}, patient=patients), tmp_path / "out")
+    assert data.groups[5] == "Zoë 1"
+
+
 def test_columns_of_labels_are_several_labels_and_one_column_is_classes(
     npz: Callable[..., DatasetConfig], tmp_path: Path
 ) -> None:
@@ -244,6 +266,7 @@ def nan_labels() -> np.ndarray:
             "3 columns, 'class_names' names a, b",
         ),
         ({}, {"class_names": np.array(["a", "a"])}, "as many different names"),
+        ({}, {"labels": np.ones((N, 2), int), "class_names": np.array(["a", "b", "b"])}, "2 columns, .* names a, b, b"),
         (
             {},
             {"ids": np.array(["x"] * 2 + ["y"] * 2 + [f"{i}" for i in range(N - 4)])},
@@ -454,8 +477,9 @@ def test_a_fingerprint_depends_on_content_and_on_nothing_else(tree: Path, tmp_pa
 
 
 def test_a_fingerprint_follows_an_image_to_another_class(tree: Path) -> None:
+    (tree / "malignant" / "11.png").unlink()
     before = fingerprint(folder(tree))
-    (tree / "benign" / "11.png").rename(tree / "malignant" / "99.png")
+    (tree / "benign" / "11.png").rename(tree / "malignant" / "11.png")
     assert fingerprint(folder(tree)) != before
 
 

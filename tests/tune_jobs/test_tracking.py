@@ -131,9 +131,9 @@ def database(root: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def artifacts(root: Path) -> dict[str, tuple[str, int]]:
-    """Content and modification time of every artifact."""
+    """Content of every artifact, and when it was written: MLflow copies the modification time."""
     files = sorted(p for p in (root / "mlartifacts").rglob("*") if p.is_file())
-    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
+    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_ctime_ns) for p in files}
 
 
 def shown(root: Path) -> dict[str, Any]:
