@@ -128,8 +128,7 @@ def _decode(path: Path, size: int | None) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             frames = getattr(image, "n_frames", 1)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)  # decodes
     except (*_BROKEN, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be read ({error}); replace or remove it") from error
     if frames > 1:

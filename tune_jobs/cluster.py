@@ -15,6 +15,7 @@ from typing import Any
 
 from ssl_core.errors import ConfigError, InputError
 from tune_jobs.executor import Capacity, Done
+from tune_jobs.reaper import reaping
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
@@ -35,22 +36,35 @@ def local_ray(cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     _remove_orphans()
     folder = tempfile.mkdtemp(prefix=f"{FILES}{os.getpid()}-")
+    try:
+        with reaping(folder):
+            _start(folder, cpus)
+            try:
+                yield
+            finally:
+                _stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: str, cpus: int | None) -> None:
     import ray
 
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE,
-            _temp_dir=folder,
-        )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE,
+        _temp_dir=folder,
+    )
+
+
+def _stop() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 @contextlib.contextmanager

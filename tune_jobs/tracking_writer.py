@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -29,15 +29,14 @@ from tune_jobs.study import Study
 from tune_jobs.tracking_client import connect, experiment
 from tune_jobs.tracking_facts import Point, Record, finite, flatten, merged, summary, total
 
-T = TypeVar("T")
 Identity = tuple[str | None, ...]
 
 PARENT, COMPLETE, FILES = "mlflow.parentRunId", "intermoco.complete", "intermoco.files"
 #: Tags that together name a run of a study.
 IDENTITY = tuple(f"intermoco.{name}" for name in ("kind", "arm", "seed", "mode", "label_fraction", "stage"))
 SOURCE = {"mlflow.source.name": "intermoco"}
-#: MLflow's limits: parameters and metrics of one request, characters of a dataset's digest.
-PARAMS, METRICS, DIGEST = 100, 1000, 36
+#: MLflow's limit of a dataset's digest, in characters.
+DIGEST = 36
 
 
 def study_key(study: Study, plan: Plan) -> str:
@@ -186,10 +185,8 @@ class Writer:
     def _log(self, run: str, params: Mapping[str, str], points: Sequence[Point]) -> None:
         from mlflow.entities import Metric, Param
 
-        for some in _batches([Param(name, value) for name, value in params.items()], PARAMS):
-            self.client.log_batch(run, params=some)
-        for few in _batches([Metric(p.name, p.value, p.time, p.step) for p in points], METRICS):
-            self.client.log_batch(run, metrics=few)
+        metrics = [Metric(p.name, p.value, p.time, p.step) for p in points]
+        self.client.log_batch(run, metrics, [Param(name, value) for name, value in params.items()])  # it splits them
 
     def _finished(self, stages: Sequence[Stage]) -> list[tuple[Stage, Record]]:
         return [(s, self._record(s)) for s in stages if s.key in self._records or self.store.finished(s)]
@@ -255,8 +252,3 @@ def _now() -> int:
 
 def _same(old: float | None, new: float) -> bool:
     return old is not None and (old == new or (old != old and new != new))
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -220,6 +220,12 @@ def test_the_best_mean_is_bold_and_the_reference_never(stages):
     assert ("1%", 1) in bold["ks"]
 
 
+def test_table_3_sets_each_fraction_over_its_blocks_and_performance(stages):
+    top, bottom = page_table("reuse", tidy("synthetic", stages), fixture.facts())["levels"]
+    assert top == [("1%", 5), ("6%", 5)]
+    assert bottom == [*((f"Block {b}", 1) for b in (1, 2, 3, 4)), ("Performance (AUROC)", 1)] * 2
+
+
 def test_it_states_dataset_arms_seeds_and_versions(page):
     for words in (
         "synthetic: 1,797 grey images of 32 by 32 pixels in 3 classes.",

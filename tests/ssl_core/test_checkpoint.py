@@ -81,6 +81,13 @@ def test_another_configurations_file_is_refused_with_key_and_both_values(
         checkpoint.load(tmp_path / "c.pt", expect=PAYLOAD["config"] | change)  # type: ignore[operator]
 
 
+def test_a_key_that_this_run_no_longer_has_is_a_difference_too(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c.pt", PAYLOAD)
+    expect = {key: value for key, value in PAYLOAD["config"].items() if key != "dataset"}  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="dataset = 'abc', this run has 'nothing'"):
+        checkpoint.load(tmp_path / "c.pt", expect=expect)
+
+
 def test_a_state_digest_is_of_names_and_values_not_of_layout() -> None:
     state = {"a": torch.rand(2, 3, 4, 4), "b": torch.tensor(1)}
     laid_out = {"b": state["b"], "a": state["a"].contiguous(memory_format=torch.channels_last)}

@@ -26,6 +26,8 @@ from ssl_core.config import (
 from ssl_core.dataset import TRAIN, Dataset
 from ssl_core.encoder import load_encoder
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError
+from ssl_core.initialisation import random_generator
+from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining, pretrain
 from ssl_core.seeding import generator
 
@@ -226,6 +228,44 @@ def test_an_epoch_sees_whole_batches_of_distinct_training_images_in_a_seeded_ord
         queue = training.moco.queue
         in_order = torch.roll(queue.codes, -queue.pointer)  # oldest first
         assert in_order.tolist() == order[-20:].tolist()
+
+
+def test_two_epochs_are_the_plain_loop(digits: Dataset) -> None:
+    """Forward, gradient step on g and projectors, moving average of h, queue: written out with torch's plain SGD."""
+    training = Pretraining(config(learning_rate=1.0), digits, CPU)
+    for _ in range(2):
+        training.train_epoch()
+
+    moco = Moco(config(), 1)
+    trained = {n: p for n, p in moco.named_parameters() if not n.startswith("key.")}
+    momentum = {n: torch.zeros_like(p) for n, p in trained.items()}
+    codes = torch.from_numpy(np.unique(digits.groups, return_inverse=True)[1])
+    base = 1.0 * 16 / 256
+    rates = [base / 2, base, base * (1 + np.cos(0 / 6)) / 2, base * (1 + np.cos(np.pi / 6)) / 2]
+    for step in range(4):
+        order = generator(0, "order", step // 2).permutation(digits.rows(TRAIN))
+        rows = order[:16] if step % 2 == 0 else order[16:32]
+        rng = random_generator(0, "views", step)
+        view1, view2 = training.batches.views(rows, config().augment, rng, 2)
+        terms, keys = moco(view1, view2, codes[rows])
+        gradients = torch.autograd.grad(terms["loss"], list(trained.values()))
+        with torch.no_grad():
+            for (name, p), gradient in zip(trained.items(), gradients, strict=True):
+                decay = 1e-4 if p.ndim > 1 else 0.0
+                momentum[name] = 0.9 * momentum[name] + gradient + decay * p
+                p -= rates[step] * momentum[name]
+            for h, g in zip(moco.key.parameters(), moco.query.parameters(), strict=True):
+                h.copy_(0.996 * h + 0.004 * g)
+        moco.queue.enqueue(keys, codes[rows])
+    expected, found = moco.state_dict(), training.moco.state_dict()
+    for name in expected.keys() - {"queue._extra_state"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    start = dict(Moco(config(), 1).key.named_parameters())
+    moved = {name: (h - start[name]).norm() for name, h in training.moco.key.named_parameters()}
+    wanted = {name: (h - start[name]).norm() for name, h in moco.key.named_parameters()}
+    for name in ("encoder.conv1.weight", "encoder.bn1.bias", "head.2.weight"):
+        assert moved[name].item() == pytest.approx(wanted[name].item(), rel=0.02)
+        assert moved[name] > 0
 
 
 def test_images_of_a_group_share_a_code_and_groups_are_told_apart(digits: Dataset) -> None:

@@ -347,6 +347,14 @@ def test_class_folders_become_classes_and_paths_become_ids(tree: Path, tmp_path:
     assert isinstance(data.images, np.memmap)
 
 
+def test_images_of_a_large_folder_stay_with_their_ids(tmp_path: Path) -> None:
+    for i in range(150):  # more than are decoded together
+        write_image(tmp_path / "tree" / "ab"[i % 2] / f"{i:03d}.png", value=i)
+    data = pack(folder(tmp_path / "tree"), tmp_path / "out")
+    for image, name in zip(data.images, data.ids, strict=True):
+        assert (image[..., 0] == np.asarray(Image.open(tmp_path / "tree" / str(name)))).all()
+
+
 def test_split_folders_give_the_splits(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for i, name in enumerate(("a", "b", "c")):
@@ -480,6 +488,12 @@ def test_a_fingerprint_follows_an_image_to_another_class(tree: Path) -> None:
     (tree / "malignant" / "11.png").unlink()
     before = fingerprint(folder(tree))
     (tree / "benign" / "11.png").rename(tree / "malignant" / "11.png")
+    assert fingerprint(folder(tree)) != before
+
+
+def test_a_fingerprint_follows_the_name_of_a_class(tree: Path) -> None:
+    before = fingerprint(folder(tree))
+    (tree / "benign").rename(tree / "harmless")
     assert fingerprint(folder(tree)) != before
 
 

@@ -29,7 +29,7 @@ from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study, resolve
 from tune_jobs.tracking import Follower, TrackingError, default_uri, mask, sync, ui_command
-from tune_jobs.tracking_client import IMPATIENCE, connect
+from tune_jobs.tracking_client import IMPATIENCE, connect, reason
 from tune_jobs.tracking_facts import Record, allowed, finite, flatten, summary
 from tune_jobs.tracking_writer import study_key
 
@@ -373,7 +373,7 @@ def test_a_half_written_run_is_deleted_and_written_anew(store: Store) -> None:
 def test_a_replay_killed_in_the_middle_is_repaired(store: Store, tmp_path: Path) -> None:
     study, planned = tiny()
     for stage in planned.by_key.values():
-        finish(stage, planned, store, lines=400)  # long enough to be hit while its metrics are written
+        finish(stage, planned, store, lines=600)  # long enough to be hit while its metrics are written
     study_folder(study, store)
     shutil.copytree(store.root, tmp_path / "other")
     (tmp_path / "study.yaml").write_text(study.to_yaml())
@@ -585,6 +585,14 @@ def test_mlflows_file_store_is_refused(store: Store) -> None:
 )
 def test_passwords_are_hidden(uri: str, masked: str) -> None:
     assert mask(uri) == masked
+
+
+def test_an_error_in_words_hides_the_password_and_names_the_networks_own_reason() -> None:
+    outer = RuntimeError("API request to http://ada:hunter2@host:5000/api failed:\n401")
+    assert reason(outer) == "RuntimeError: API request to http://ada:***@host:5000/api failed: 401"
+    outer.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert reason(outer) == "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert len(reason(RuntimeError("x" * 1000))) == 300
 
 
 def test_names_and_values_that_mlflow_refuses_are_mended() -> None:
