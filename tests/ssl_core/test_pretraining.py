@@ -232,7 +232,7 @@ def test_an_epoch_sees_whole_batches_of_distinct_training_images_in_a_seeded_ord
 
 def test_two_epochs_are_the_plain_loop(digits: Dataset) -> None:
     """Forward, gradient step on g and projectors, moving average of h, queue: written out with torch's plain SGD."""
-    training = Pretraining(config(learning_rate=1.0), digits, CPU)
+    training = Pretraining(config(learning_rate=1.0, weight_decay=0.1), digits, CPU)
     for _ in range(2):
         training.train_epoch()
 
@@ -251,7 +251,7 @@ def test_two_epochs_are_the_plain_loop(digits: Dataset) -> None:
         gradients = torch.autograd.grad(terms["loss"], list(trained.values()))
         with torch.no_grad():
             for (name, p), gradient in zip(trained.items(), gradients, strict=True):
-                decay = 1e-4 if p.ndim > 1 else 0.0
+                decay = 0.1 if p.ndim > 1 else 0.0
                 momentum[name] = 0.9 * momentum[name] + gradient + decay * p
                 p -= rates[step] * momentum[name]
             for h, g in zip(moco.key.parameters(), moco.query.parameters(), strict=True):
