@@ -6,7 +6,8 @@ IntermocoError
 │   └── DataError        a dataset that is missing, unreadable or unfit for what is asked of it
 ├── CheckpointError      a checkpoint that is truncated or belongs to another configuration
 ├── NonFiniteError       a loss or a feature that is NaN or infinite; names the step and the term
-└── StageError           a stage that failed or whose files do not match its manifest
+├── StageError           a stage that failed or whose files do not match its manifest
+└── TrackingError        an MLflow store out of reach, or one that refuses what it is sent (tune_jobs.tracking)
 
 Each message carries the value and the remedy.
 """

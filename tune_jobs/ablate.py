@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -69,17 +70,18 @@ def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Re
         facts = {"git_commit": git_commit()}
         data = next(full.of_kind("data"))
         dataset, packed_now = packed(study, store, data, facts)
-        check(study, dataset)
+        for warning in check(study, dataset):
+            print(f"note: {warning}", file=sys.stderr)
         folder = store.root / study.study
         (folder / "study.yaml").write_text(study.to_yaml())
-        outcome, late = _execute(study, full, store, address, facts)
+        outcome = _execute(study, full, store, address, facts)
         if packed_now:
             outcome.cached.remove(data.key)
             outcome.executed.insert(0, data.key)
         _write_failures(folder, full, outcome)
         errors = {full.by_key[k].name: one_line(e) for k, e in outcome.failed.items()}
         written = write_report(study, full, store, errors, command)
-        late = track(study, full, store) if late is None else late
+        late = track(study, full, store)
         written["tracking"] = tracking_uri(study, store, masked=True)
     return Result(study.study, study.downstream.metric, outcome, full, time.monotonic() - clock, written, late)
 
@@ -106,12 +108,10 @@ def track(study: Study, full: Plan, store: Store) -> str | None:
     return None
 
 
-def _execute(
-    study: Study, full: Plan, store: Store, address: str | None, facts: Mapping[str, Any]
-) -> tuple[Outcome, str | None]:
+def _execute(study: Study, full: Plan, store: Store, address: str | None, facts: Mapping[str, Any]) -> Outcome:
     """Run unfinished stages on Ray; no Ray is started where there are none."""
     if all(store.finished(stage) for stage in full.by_key.values()):
-        return Outcome(cached=list(full.by_key)), None
+        return Outcome(cached=list(full.by_key))
     from tune_jobs.tracking import Follower
 
     with joined_ray(address) if address else local_ray():
@@ -125,8 +125,8 @@ def _execute(
             runner.cancel()
             follower.close(timeout=2)  # the next run catches up
             raise
-        late = follower.close(timeout=30)
-    return outcome, late
+        follower.close(timeout=30)  # what it could not send goes with the tables and the report
+    return outcome
 
 
 def _accelerators() -> float:

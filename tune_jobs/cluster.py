@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def _stop() -> None:
 @contextlib.contextmanager
 def joined_ray(address: str) -> Iterator[None]:
     """A running cluster's Ray; ConfigError where nothing answers at the address."""
+    _require_answer(address)
     _quiet()
     import ray
 
@@ -83,6 +85,17 @@ def joined_ray(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """ConfigError where no process listens at `host:port` (or `ray://host:port`): Ray itself tries for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:  # "auto", "local": Ray knows how to find these
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error}); give host:port") from error
 
 
 def _quiet() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import PretrainConfig
 from ssl_core.errors import ConfigError
+from ssl_core.feasibility import check_pretrain
 from ssl_core.sources import fingerprint, pack
 from tune_jobs.plan import Plan, plan
 from tune_jobs.stage import Stage
@@ -56,15 +56,19 @@ def packed(study: Study, store: Store, stage: Stage, facts: Mapping[str, Any]) -
     return Dataset.open(store.find("data", stage.key)), True
 
 
-def check(study: Study, dataset: Dataset) -> None:
-    """ConfigError or DataError for what the study asks of this dataset and cannot have."""
+def check(study: Study, dataset: Dataset) -> list[str]:
+    """ConfigError or DataError for what the study asks of this dataset and cannot have; else what to tell the user."""
     from ssl_core.dataset import TRAIN
     from ssl_core.splits import label_subset
 
-    images = len(dataset.rows(TRAIN))
+    images, warnings = len(dataset.rows(TRAIN)), []
     for name, arm in study.arms.items():
         if arm is not None:
-            _check_arm(f"arms.{name}", arm, images)
+            try:
+                found = check_pretrain(arm, images, study.resources.workers)
+            except ConfigError as error:
+                raise ConfigError(f"arms.{name}: {error}") from None
+            warnings += [f"arms.{name}: {warning}" for warning in found]
     if study.downstream.metric == "f1" and dataset.task == "multiclass":
         raise ConfigError(
             f"downstream.metric: f1 is the F1 of the positive class, {dataset.name} has {len(dataset.class_names)} "
@@ -73,18 +77,7 @@ def check(study: Study, dataset: Dataset) -> None:
     fractions = {*study.downstream.fractions, *study.downstream.linear_fractions, *study.probe_fractions}
     for fraction in sorted(fractions):
         label_subset(dataset.labels, dataset.splits, fraction=fraction, seed=study.seeds[0])
-
-
-def _check_arm(where: str, arm: PretrainConfig, images: int) -> None:
-    moco = arm.moco
-    if moco.queue_limit is not None and moco.queue > moco.queue_limit * images:
-        raise ConfigError(
-            f"{where}.moco.queue: queue size {moco.queue} exceeds {moco.queue_limit:g} of the {images} training "
-            f"images, so an image's own stale keys would be among its negatives; use at most "
-            f"{int(moco.queue_limit * images)}, or allow it with moco.queue_limit: null and mask them with moco.mask"
-        )
-    if arm.batch_size > images:
-        raise ConfigError(f"{where}.batch_size: {arm.batch_size} exceeds the {images} training images")
+    return warnings
 
 
 def summary(folder: Path) -> dict[str, Any]:

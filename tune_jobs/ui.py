@@ -13,7 +13,7 @@ from tune_jobs.store import Store
 
 def serve(study: str | None, overrides: Sequence[str], output: Path, port: int) -> int:
     """Run MLflow's server until Ctrl-C; its exit status. A remote tracking server has a page of its own: say where."""
-    from tune_jobs.tracking import default_uri, mask, ui_command
+    from tune_jobs.tracking import default_uri, mask, ui_command, ui_page
 
     store = Store(output)
     uri = default_uri(store.root)
@@ -28,7 +28,7 @@ def serve(study: str | None, overrides: Sequence[str], output: Path, port: int) 
     if uri == default_uri(store.root) and not (store.root / "mlflow.db").is_file():
         raise InputError(f"no MLflow store in {store.root} yet: run `intermoco ablate` first, with the same --output")
     command, environment = ui_command(uri, store.root, port)
-    print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)", flush=True)
+    print(f"MLflow: {ui_page(port)}  (Ctrl-C stops it)", flush=True)
     try:
         return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
     except KeyboardInterrupt:
