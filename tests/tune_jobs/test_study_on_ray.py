@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import yaml
 from studies import raw
 
+from tune_jobs.reaper import descendants
 from tune_jobs.store import read_manifest
 
 pytestmark = pytest.mark.timeout(600)
@@ -65,6 +67,23 @@ def left_over(session: int) -> list[str]:
     return found
 
 
+def listening(root: int) -> dict[str, str]:
+    """Local address of every socket that a process below `root` listens on, with the process's command."""
+    addresses: dict[str, str] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # LISTEN
+                addresses[f"socket:[{fields[9]}]"] = fields[1].split(":")[0]
+    found = {}
+    for pid in descendants(root):
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if (socket := str(handle.readlink())) in addresses:
+                    found[addresses[socket]] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:60]
+    return found
+
+
 def wait_until_gone(session: int, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while rest := left_over(session):
@@ -89,10 +108,10 @@ class Scenario:
     study: Path
     interrupted: subprocess.Popen[str]
     interrupted_output: str
+    sockets: dict[str, str]
     finished_when_killed: set[str]
     mtimes: dict[str, int]
     final: dict[str, Any]
-    again: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +132,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         return len(checkpoints) >= 5
 
     until(first, several_checkpoints)
+    sockets = listening(first.pid)
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     wait_until_gone(first.pid)
@@ -127,7 +147,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     mtimes = {name: (stages / name / "manifest.json").stat().st_mtime_ns for name in kept}
 
     final = finish(start(study, root, "--json"))
-    yield Scenario(root, study, first, output, kept, mtimes, final)
+    yield Scenario(root, study, first, output, sockets, kept, mtimes, final)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -139,6 +159,12 @@ def test_ctrl_c_exits_130_and_says_how_to_resume(scenario: Scenario) -> None:
     assert scenario.interrupted.returncode == 130, scenario.interrupted_output
     assert f"intermoco ablate {scenario.study}" in scenario.interrupted_output
     assert "Traceback" not in scenario.interrupted_output
+
+
+def test_a_local_run_listens_on_this_machine_alone(scenario: Scenario) -> None:
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert scenario.sockets
+    assert set(scenario.sockets) <= loopback, scenario.sockets
 
 
 def test_what_was_finished_when_killed_is_kept_untouched(scenario: Scenario) -> None:
