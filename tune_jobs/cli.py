@@ -9,11 +9,17 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from ssl_core.errors import InputError, IntermocoError
+
+if TYPE_CHECKING:
+    from tune_jobs.ablate import Result
+    from tune_jobs.plan import Plan
+    from tune_jobs.store import Store
+    from tune_jobs.study import Study
 
 app = typer.Typer(
     name="intermoco",
@@ -80,13 +86,8 @@ def report(
 ) -> None:
     """Rebuild tables and report from finished stages; compute nothing."""
     from tune_jobs.findings import write_report
-    from tune_jobs.prepare import planned
-    from tune_jobs.store import Store
-    from tune_jobs.study import load
 
-    resolved, store = load(study, overrides or ()), Store(output)
-    full = planned(resolved, store, remember=False)
-    _require_packed(full, store)
+    resolved, full, store = _opened(study, overrides, output)
     written = write_report(resolved, full, store, {}, _command("ablate"), always=True)
     print(f"report  {written['report']}")
     if as_json:
@@ -121,13 +122,8 @@ def sync(
     """Replay finished stages into MLflow; replaying twice changes nothing."""
     from tune_jobs import tracking
     from tune_jobs.ablate import tracking_uri
-    from tune_jobs.prepare import planned
-    from tune_jobs.store import Store
-    from tune_jobs.study import load
 
-    resolved, store = load(study, overrides or ()), Store(output)
-    full = planned(resolved, store, remember=False)
-    _require_packed(full, store)
+    resolved, full, store = _opened(study, overrides, output)
     uri = tracking_uri(resolved, store)
     try:
         done = tracking.sync(resolved, full, store, uri=uri, folder=store.root / resolved.study)
@@ -176,21 +172,28 @@ def _command(verb: str | None = None) -> str:
     return shlex.join(["intermoco", *([verb, *words[1:]] if verb else words)])
 
 
-def _require_packed(full: Any, store: Any) -> None:
-    stage = next(full.of_kind("data"))
-    if not store.finished(stage):
+def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Study, Plan, Store]:
+    """A study that was run before, its plan and its store; InputError where nothing of it is finished."""
+    from tune_jobs.prepare import planned
+    from tune_jobs.store import Store
+    from tune_jobs.study import load
+
+    resolved, store = load(study, overrides or ()), Store(output)
+    full = planned(resolved, store, remember=False)
+    if not store.finished(next(full.of_kind("data"))):
         raise InputError(
             f"nothing of this study is finished in {store.root}: run `intermoco ablate` first, with the same "
             "--output and --set"
         )
+    return resolved, full, store
 
 
-def _counts(full: Any, store: Any) -> dict[str, int]:
+def _counts(full: Plan, store: Store) -> dict[str, int]:
     finished = sum(store.finished(stage) for stage in full.by_key.values())
     return {"executed": 0, "cached": finished, "failed": 0, "skipped": len(full.by_key) - finished}
 
 
-def _print_plan(study: Any, output: Path, as_json: bool) -> None:
+def _print_plan(study: Study, output: Path, as_json: bool) -> None:
     from tune_jobs.prepare import planned
     from tune_jobs.store import Store
 
@@ -207,7 +210,7 @@ def _print_plan(study: Any, output: Path, as_json: bool) -> None:
                           "to_run": len(full.by_key) - len(cached), "executed": 0}))  # fmt: skip
 
 
-def _print_result(result: Any) -> None:
+def _print_result(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
