@@ -59,5 +59,5 @@ def test_overrides_reach_the_plan(tmp_path: Path) -> None:
 
 
 def test_ui_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no MLflow store in .*run `intermoco ablate` first"):
+    with pytest.raises(InputError, match=r"no MLflow store in .*run `intermoco ablate` first"):
         serve(None, (), tmp_path, 5000)
