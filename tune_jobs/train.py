@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer
+
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import Report, typed
@@ -19,25 +23,38 @@ CHECKPOINT = "checkpoint.pt"
 LEAVES = ("encoder.pt", "metrics.jsonl")
 
 
+class OneWorker(TorchConfig):  # type: ignore[misc]  # ray has no types
+    """A lone worker needs no process group, whose rendezvous would listen on every interface of the machine."""
+
+    @property
+    def backend_cls(self) -> Any:
+        return Backend
+
+
 def train(stage: Stage, store: Store, data: Path, work: Path, demand: Demand, report: Report) -> dict[str, Any]:
     """Pretrain with `demand.workers` Ray Train workers; leave encoder and metrics in `work`.
 
     The run's name is the stage's identity, so a driver that was killed finds its last checkpoint again. Returns what
     the manifest should say: the epoch that this run resumed from, 0 for the start.
     """
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
-
     folder = store.train_folder(stage)
     accelerators = demand.accelerators or 0.0
     config = dict(stage.config)
     config.pop("workers", None)
-    settings = {"config": config, "data": str(data), "work": str(work), "report": report, "cpus": demand.cpus,
-                "checkpoint_seconds": demand.checkpoint_seconds}  # fmt: skip
+    settings = {
+        "config": config,
+        "data": str(data),
+        "work": str(work),
+        "report": report,
+        "cpus": demand.cpus,
+        "device": None if accelerators else "cpu",
+        "checkpoint_seconds": demand.checkpoint_seconds,
+    }
     for attempt in range(RESTARTS + 1):
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=settings,
+            torch_config=OneWorker() if demand.workers == 1 else TorchConfig(),
             scaling_config=ScalingConfig(
                 num_workers=demand.workers,
                 use_gpu=accelerators > 0,
@@ -98,6 +115,7 @@ def _train_worker(settings: dict[str, Any]) -> int:
             local,
             RayTrainReporter(settings["report"], rank),
             checkpoint_seconds=settings["checkpoint_seconds"],
+            device=settings["device"],
         )
         if rank == 0:
             for leaf in LEAVES:
