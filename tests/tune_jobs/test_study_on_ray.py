@@ -223,6 +223,7 @@ def test_the_report_is_written_where_the_command_says(scenario: Scenario) -> Non
     assert "moco" in text
     assert "supervised" in text
     assert str(page) in scenario.final["output"]
+    assert "(raylet)" not in scenario.final["output"]
 
 
 def test_a_second_run_executes_nothing_and_starts_no_ray(scenario: Scenario) -> None:
