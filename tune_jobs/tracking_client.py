@@ -56,7 +56,20 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3"):  # what goes wrong is raised; importing mlflow sets its level
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _create_whole(uri, MlflowClient)
     return MlflowClient(tracking_uri=uri)
+
+
+def _create_whole(uri: str, client: Any) -> None:
+    """Make a SQLite store under another name, then rename it: MLflow refuses one whose migrations were cut short."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    client(tracking_uri=f"sqlite:///{fresh}").search_experiments()  # its first question creates the tables
+    fresh.rename(path)
 
 
 def experiment(client: Any, name: str, uri: str, root: Path) -> str:
