@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.dataset import Task
+from ssl_core.data.dataset import Task
 
 
 def ece(labels: NDArray[Any], probabilities: NDArray[np.floating], task: Task, *, bins: int = 15) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ssl_core.config import BLOCKS, Metric
+from ssl_core.config import BLOCKS, LabelsConfig, Metric
 from ssl_core.errors import ConfigError
 
 #: linear: debiased linear CKA; rbf: debiased RBF CKA, bandwidth relative to the median distance; authors: biased RBF
@@ -27,6 +27,7 @@ class ProbeConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     blocks: tuple[int, ...] = BLOCKS
     fraction: float = 1.0
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 1e-2

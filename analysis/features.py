@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.config import BLOCKS
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset, Task
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, Task
 from ssl_core.errors import DataError, NonFiniteError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from analysis.calibration import brier, ece
 from analysis.config import KsConfig
 from analysis.features import require_same_ids
-from ssl_core.dataset import Task
+from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
 from ssl_core.metrics import score
 

@@ -16,11 +16,11 @@ from analysis.config import ProbeConfig
 from analysis.features import Features
 from ssl_core import metrics
 from ssl_core.classifier import classification_loss
-from ssl_core.dataset import TEST, VAL, Task
+from ssl_core.data.dataset import TEST, VAL, Task
+from ssl_core.data.splits import label_subset
 from ssl_core.errors import DataError
 from ssl_core.optimisation import learning_rate, parameter_groups
 from ssl_core.seeding import generator
-from ssl_core.splits import label_subset
 
 
 def probe(config: ProbeConfig, features: Path, workdir: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from analysis import cka
 from analysis.config import Kernel, ReuseConfig
 from analysis.features import Features, require_same_ids
 from ssl_core.config import BLOCKS
-from ssl_core.dataset import TEST
+from ssl_core.data.dataset import TEST
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_core import augment, devices
 from ssl_core.config import AugmentConfig
-from ssl_core.dataset import Dataset
+from ssl_core.data.dataset import Dataset
 from ssl_core.distributed import share
 
 Rows = NDArray[np.int64]

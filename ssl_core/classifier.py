@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_core import checkpoint
-from ssl_core.dataset import Task
+from ssl_core.data.dataset import Task
 from ssl_core.encoder import Encoder, encoder_of, encoder_payload
 from ssl_core.errors import CheckpointError
 from ssl_core.initialisation import seeded

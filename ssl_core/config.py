@@ -19,6 +19,7 @@ Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Precision = Literal["auto", "float32", "bf16"]
 Mode = Literal["linear", "full", "scratch"]
 Metric = Literal["auroc", "f1", "f1_macro"]
+Scale = float | tuple[float, ...] | Literal["auto"]
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
@@ -28,10 +29,13 @@ def _require(ok: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _check_blocks(blocks: tuple[int, ...], scale: float | tuple[float, ...], loss: str) -> None:
+def _check_blocks(blocks: tuple[int, ...], scale: Scale, loss: str) -> None:
     unknown = [b for b in blocks if b not in BLOCKS]
     _require(not unknown, f"{loss}: block {unknown} does not exist; blocks are 1, 2, 3 and 4")
     _require(len(set(blocks)) == len(blocks), f"{loss}: a block is named twice in {list(blocks)}")
+    if isinstance(scale, str):
+        _require(scale == "auto", f"{loss}: scale {scale!r} is no number; write auto, one number, or one a block")
+        return
     scales = scale if isinstance(scale, tuple) else (scale,)
     _require(
         not isinstance(scale, tuple) or len(scale) == len(blocks),
@@ -40,8 +44,13 @@ def _check_blocks(blocks: tuple[int, ...], scale: float | tuple[float, ...], los
     _require(all(0 <= s < float("inf") for s in scales), f"{loss}: scale {scale} must be finite and not negative")
 
 
-def scale_of(scale: float | tuple[float, ...], blocks: tuple[int, ...]) -> dict[int, float]:
-    """Scale of each block's loss: `scale` holds one number for all of `blocks`, or one for each in their order."""
+def scale_of(scale: Scale, blocks: tuple[int, ...]) -> dict[int, float]:
+    """Scale of each block's loss: `scale` holds one number for all of `blocks`, or one for each in their order.
+
+    `auto` is to be settled first, by measuring (see `ssl_core.pretraining`).
+    """
+    if isinstance(scale, str):
+        raise ConfigError("scale auto has no numbers before it is measured")
     return dict(zip(blocks, scale if isinstance(scale, tuple) else (scale,) * len(blocks), strict=True))
 
 
@@ -60,16 +69,23 @@ class MocoConfig:
     """Momentum contrast (paper section 3.1)."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    queue: int = 65536  # K, negative keys kept
+    queue: int | Literal["auto"] = "auto"  # K, negative keys kept; auto: 65,536, or the most that queue_limit allows
     temperature: float = 0.07
     momentum: float = 0.996  # of the key encoder's moving average
     dim: int = 128  # of the embedding
     head: Literal["linear", "mlp"] = "mlp"  # MoCo v1, or v2's two layers
     mask: Literal["none", "image", "group"] = "group"  # negatives left out: keys of the same image, or of its group
     queue_limit: float | None = 0.5  # the queue's largest share of the training set; null allows any
+    # Several workers: keys are encoded in another worker's batch, so that batch norm cannot give the positive away.
+    # undone: keys and block maps come back in the order of their queries; embedding: the keys alone do (the authors');
+    # none: each worker encodes its own keys. One worker has nothing to shuffle.
+    shuffle_keys: Literal["undone", "embedding", "none"] = "undone"
 
     def __post_init__(self) -> None:
-        _require(self.queue >= 1, f"moco.queue {self.queue} must be at least 1")
+        if isinstance(self.queue, str):
+            _require(self.queue == "auto", f"moco.queue {self.queue!r} is no number; write auto, or the number of keys")
+        else:
+            _require(self.queue >= 1, f"moco.queue {self.queue} must be at least 1")
         _require(self.temperature > 0, f"moco.temperature {self.temperature} must be above 0")
         _require(0 <= self.momentum <= 1, f"moco.momentum {self.momentum} must lie in [0, 1]")
         _require(self.dim >= 1, f"moco.dim {self.dim} must be at least 1")
@@ -85,8 +101,10 @@ class MseConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     blocks: tuple[int, ...] = BLOCKS
-    scale: float | tuple[float, ...] = 0.25  # paper section 4.1
-    pool: Literal["grid", "gap"] = "grid"  # grid: 16, 16, 4, 4 pixels a side, or the map's own side where that is less
+    scale: Scale = "auto"  # the paper's number is 0.25; auto: each block's loss equals InfoNCE at the start (4.1)
+    # grid: 16, 16, 4, 4 pixels a side, or the map's own side where that is less; gap: one pixel; auto: grid where both
+    # views keep the image's geometry, gap where they are cropped
+    pool: Literal["grid", "gap", "auto"] = "auto"
 
     def __post_init__(self) -> None:
         _check_blocks(self.blocks, self.scale, "mse")
@@ -98,7 +116,7 @@ class BarlowConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     blocks: tuple[int, ...] = BLOCKS
-    scale: float | tuple[float, ...] = 5e-5  # paper section 4.1
+    scale: Scale = "auto"  # the paper's number is 5e-5; auto: each block's loss equals InfoNCE at the start (4.1)
     width: int = 2048  # d, of each of the projector's layers
     layers: int = 3  # linear layers of the projector; all but the last are followed by batch norm and ReLU
     lambd: float = 0.0051  # weight of the redundancy term
@@ -166,10 +184,17 @@ class PretrainConfig:
     warmup_epochs: float = 1.0
     normalise: bool = True  # by the training set's mean and standard deviation a channel
     precision: Precision = "auto"  # auto: bf16 where the processor or accelerator multiplies it natively
+    # pure: nothing changes by it; moving: the key encoder steps and validation keys are queued, as in the authors' code
+    validation: Literal["pure", "moving"] = "pure"
+    # last: the encoder after `epochs`; best: of the lowest validation loss, block terms included (the authors');
+    # saturated: of the epoch at which that loss has not fallen for `saturation` epochs, where training stops (paper)
+    keep: Literal["last", "best", "saturated"] = "last"
+    saturation: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
+        _require(self.saturation >= 1, f"saturation {self.saturation} must be at least 1 epoch")
         _require(self.batch_size >= 2, f"batch_size {self.batch_size} must be at least 2")
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} must be above 0")
         _require(
@@ -189,31 +214,59 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """Which training labels a label fraction takes (paper section 3.3)."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    draw: Literal["stratified", "random"] = "stratified"  # random: whatever comes, as the authors drew
+    unit: Literal["image", "group"] = "image"  # group: all images of a drawn group (patient), never some of them
+    missing: Literal["refuse", "warn"] = "refuse"  # where a fraction cannot hold a positive of every class
+    per_arm: bool = False  # whether each arm draws anew (the authors'); else all arms of a seed see the same labels
+    salt: str = ""  # set by the study: the arm's name where `per_arm`
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """One downstream training run (paper section 3.3): AdamW, cosine, best step on the validation score kept."""
+    """One downstream training run (paper section 3.3). Its text says no more than that the best on validation is kept;
+    the defaults are AdamW with a cosine, stopped early on the score that is reported."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     mode: Mode = "full"  # linear: frozen encoder in eval mode; full: all weights; scratch: full from random weights
     fraction: float = 1.0  # share of the training labels seen
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     epochs: int = 50
     min_steps: int = 200  # small fractions train at least this many steps, or early stopping ends them
     batch_size: int = 64
+    optimiser: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 1e-4
+    frozen_norm: Literal["fixed", "moving"] = "fixed"  # linear: moving lets batch norm's statistics follow the data
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    small_augment: Literal["same", "flip"] = "same"  # below all labels; flip: a horizontal flip alone (the authors')
     evaluations: int = 20  # validation passes spread over the run
-    patience: int = 8  # evaluations without a better score before stopping
+    patience: int | None = 8  # evaluations without a better score before stopping; null: never
+    evaluate: Literal["best", "last"] = "best"  # whose weights are tested: the best on validation, or the last
     metric: Metric = "auroc"
+    select: Literal["metric", "auroc", "f1", "f1_macro", "accuracy"] = "metric"  # best by which validation score
+    drop_last: bool = (
+        False  # whether the incomplete last batch of a validation or test split is left out (the authors')
+    )
     bootstrap: int = 1000  # replicates of the test intervals
+    resample: Literal["groups", "images"] = "groups"  # what a replicate draws
+    # what the paper's interval formula takes the deviation of, beside ours: the score, or (the authors', several labels)
+    # all labels' scores thrown together
+    paper_spread: Literal["score", "labels"] = "score"
     normalise: bool = True
     precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(0 < self.fraction <= 1, f"label fraction {self.fraction} must lie in (0, 1]")
-        for name in ("epochs", "batch_size", "evaluations", "patience"):
+        for name in ("epochs", "batch_size", "evaluations"):
             _require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
+        _require(self.patience is None or self.patience >= 1, f"patience {self.patience} must be at least 1, or null")
         for name in ("min_steps", "bootstrap", "seed", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} must not be negative")
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} must be above 0")

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ssl_core.config import PretrainConfig
 from ssl_core.errors import ConfigError
+
+#: Keys that the paper queues (section 4.1): the most that `auto` takes.
+PAPER_QUEUE = 65536
+
+
+def settle_queue(config: PretrainConfig, n_train: int) -> PretrainConfig:
+    """The configuration with `moco.queue: auto` as a number of keys, whole batches where one fits."""
+    if config.moco.queue != "auto":
+        return config
+    limit = config.moco.queue_limit
+    most = PAPER_QUEUE if limit is None else max(1, min(PAPER_QUEUE, int(limit * n_train)))
+    queue = most // config.batch_size * config.batch_size or most
+    return dataclasses.replace(config, moco=dataclasses.replace(config.moco, queue=queue))
 
 
 def check_pretrain(config: PretrainConfig, n_train: int, workers: int = 1) -> list[str]:
     """Raise ConfigError where pretraining on `n_train` images cannot be; return warnings worth showing to the user."""
+    config = settle_queue(config, n_train)
     batch, limit, queue = config.batch_size, config.moco.queue_limit, config.moco.queue
+    assert not isinstance(queue, str)
     if batch > n_train:
         raise ConfigError(
             f"batch_size {batch} exceeds the {n_train} training images, so no step would run; use at most {n_train}"

@@ -22,14 +22,14 @@ from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, classification_loss, probabilities, save_classifier
 from ssl_core.config import FinetuneConfig
-from ssl_core.dataset import TEST, VAL, Dataset
+from ssl_core.data.dataset import TEST, VAL, Dataset
+from ssl_core.data.splits import label_subset
 from ssl_core.encoder import Encoder, build_encoder, load_encoder
 from ssl_core.errors import ConfigError, DataError, NonFiniteError, StageError
 from ssl_core.initialisation import random_generator
 from ssl_core.optimisation import learning_rate, parameter_groups
 from ssl_core.reporter import MetricsLog, Reporter
 from ssl_core.seeding import derive, generator
-from ssl_core.splits import label_subset
 from ssl_core.terms import read_terms
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.config import Metric
-from ssl_core.dataset import Task
+from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from ssl_core import checkpoint, devices, distributed
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.config import PretrainConfig
-from ssl_core.dataset import TRAIN, VAL, Dataset
+from ssl_core.data.dataset import TRAIN, VAL, Dataset
 from ssl_core.encoder import save_encoder
 from ssl_core.errors import ConfigError
-from ssl_core.feasibility import check_pretrain
+from ssl_core.feasibility import check_pretrain, settle_queue
 from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco, block_scales
 from ssl_core.optimisation import learning_rate, parameter_groups
@@ -87,8 +87,9 @@ class Pretraining:
     """A run's state between two epochs, and what happens in one."""
 
     def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config, self.dataset, self.device = config, dataset, device
+        self.dataset, self.device = dataset, device
         self.rows: Rows = dataset.rows(TRAIN)
+        self.config = config = settle_queue(config, len(self.rows))
         for warning in check_pretrain(config, len(self.rows), distributed.world()):
             log.warning(warning)
         self.batches = Batches(dataset, *statistics(dataset, config.normalise), device)

@@ -13,7 +13,7 @@ from tune_jobs.store import Store
 from tune_jobs.study import Study
 
 if TYPE_CHECKING:
-    from ssl_core.dataset import Dataset
+    from ssl_core.data.dataset import Dataset
 
 
 def audit(study: Study, store: Store) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def audit(study: Study, store: Store) -> dict[str, Any]:
 
 def _fraction(dataset: Dataset, fraction: float, seed: int) -> dict[str, Any]:
     """How many images, and how many of each class (positives of each label), a label fraction takes."""
-    from ssl_core.splits import label_subset
+    from ssl_core.data.splits import label_subset
 
     rows = label_subset(dataset.labels, dataset.splits, fraction=fraction, seed=seed)
     labels = dataset.labels[rows]

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ssl_core.config import Mode, PretrainConfig
-from ssl_core.sources import DatasetConfig
+from ssl_core.data.config import DatasetConfig
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.study import Study
 

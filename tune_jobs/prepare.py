@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.data.sources import fingerprint, pack
 from ssl_core.errors import ConfigError
 from ssl_core.feasibility import check_pretrain
-from ssl_core.sources import fingerprint, pack
 from tune_jobs.plan import Plan, plan
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 
 if TYPE_CHECKING:
-    from ssl_core.dataset import Dataset
+    from ssl_core.data.dataset import Dataset
 
 DIGESTS = ".digests.json"  # of source files, so that an unchanged dataset is not read again for its fingerprint
 
@@ -40,7 +40,7 @@ def packed(study: Study, store: Store, stage: Stage, facts: Mapping[str, Any]) -
     Raises DataError for everything wrong with the data: an unreadable image (with its path), a class absent from a
     split, images of several channel counts, ...
     """
-    from ssl_core.dataset import Dataset
+    from ssl_core.data.dataset import Dataset
 
     if store.finished(stage):
         return Dataset.open(store.find("data", stage.key)), False
@@ -58,8 +58,8 @@ def packed(study: Study, store: Store, stage: Stage, facts: Mapping[str, Any]) -
 
 def check(study: Study, dataset: Dataset) -> list[str]:
     """ConfigError or DataError for what the study asks of this dataset and cannot have; else what to tell the user."""
-    from ssl_core.dataset import TRAIN
-    from ssl_core.splits import label_subset
+    from ssl_core.data.dataset import TRAIN
+    from ssl_core.data.splits import label_subset
 
     images, warnings = len(dataset.rows(TRAIN)), []
     for name, arm in study.arms.items():

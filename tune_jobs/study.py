@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from analysis.config import KsConfig, ProbeConfig, ReuseConfig
 from ssl_core.config import AugmentConfig, EncoderConfig, FinetuneConfig, Metric, Precision, PretrainConfig
+from ssl_core.data.config import DatasetConfig
 from ssl_core.errors import ConfigError, nearest
-from ssl_core.sources import DatasetConfig
 
 PRESETS = Path(__file__).parent / "presets"
 _STRICT: dict[str, Any] = {"extra": "forbid"}

@@ -97,7 +97,7 @@ def _train_worker(settings: dict[str, Any]) -> int:
     from ray.train import get_checkpoint, get_context
 
     from ssl_core.config import PretrainConfig
-    from ssl_core.dataset import Dataset
+    from ssl_core.data.dataset import Dataset
     from ssl_core.pretraining import pretrain
 
     torch.set_num_threads(max(1, int(settings["cpus"])))

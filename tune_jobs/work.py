@@ -78,7 +78,7 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             return train(stage, store, folder["data"], work, demand, report)
         case "finetune":
             from ssl_core.config import FinetuneConfig
-            from ssl_core.dataset import Dataset
+            from ssl_core.data.dataset import Dataset
             from ssl_core.finetuning import finetune
 
             encoder = folder["encoder"] / "encoder.pt" if "encoder" in folder else None
@@ -92,7 +92,7 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             )
         case "features":
             from analysis.features import extract
-            from ssl_core.dataset import Dataset
+            from ssl_core.data.dataset import Dataset
 
             weights = folder["pretrain"] / "encoder.pt" if "pretrain" in folder else folder["finetune"] / "model.pt"
             extract(weights, Dataset.open(folder["data"]), work, splits=tuple(config["splits"]), device=device)

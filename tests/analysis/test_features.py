@@ -10,7 +10,7 @@ from analysis import features
 from analysis.features import Features, extract, require_same_ids
 from ssl_core.checkpoint import digest
 from ssl_core.config import EncoderConfig
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset
 from ssl_core.encoder import Encoder, build_encoder, load_encoder, save_encoder
 from ssl_core.errors import DataError, NonFiniteError
 

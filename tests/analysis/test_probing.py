@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 from analysis.config import ProbeConfig
 from analysis.probing import probe
 from ssl_core import metrics
-from ssl_core.dataset import TEST, TRAIN, VAL
+from ssl_core.data.dataset import TEST, TRAIN, VAL
+from ssl_core.data.splits import label_subset
 from ssl_core.errors import DataError
-from ssl_core.splits import label_subset
 
 N, C = 2400, 10
 T = N // 3  # images in each split

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import cka, reuse
 from analysis.config import ReuseConfig
-from ssl_core.dataset import TEST
+from ssl_core.data.dataset import TEST
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 

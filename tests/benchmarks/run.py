@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from ssl_core import augment
 from ssl_core.config import AugmentConfig, EncoderConfig, MocoConfig, PretrainConfig
-from ssl_core.dataset import Dataset
+from ssl_core.data.dataset import Dataset
 from ssl_core.metrics import bootstrap, resamples
 from ssl_core.pretraining import Pretraining
 

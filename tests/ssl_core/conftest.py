@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
 
 
 @pytest.fixture(autouse=True)

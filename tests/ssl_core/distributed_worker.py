@@ -20,7 +20,7 @@ from ssl_core.config import (
     MseConfig,
     PretrainConfig,
 )
-from ssl_core.dataset import Dataset
+from ssl_core.data.dataset import Dataset
 from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining, pretrain
 

@@ -9,7 +9,7 @@ import torch
 from ssl_core import augment
 from ssl_core.batches import Batches, statistics
 from ssl_core.config import NO_AUGMENT, AugmentConfig
-from ssl_core.dataset import Dataset
+from ssl_core.data.dataset import Dataset
 from ssl_core.initialisation import random_generator
 
 ROWS = np.array([5, 3, 60])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ssl_core import distributed
-from ssl_core.dataset import Dataset
+from ssl_core.data.dataset import Dataset
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 WORLD = 2

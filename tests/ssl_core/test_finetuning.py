@@ -19,7 +19,7 @@ from ssl_core import batches, checkpoint, finetuning
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, classification_loss, load_classifier, probabilities, save_classifier
 from ssl_core.config import AugmentConfig, EncoderConfig, FinetuneConfig
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset, Task
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, Task
 from ssl_core.encoder import build_encoder, load_encoder, save_encoder
 from ssl_core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from ssl_core.finetuning import Finetuning, batch_stream, evaluation_steps, finetune

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ssl_core import metrics
 from ssl_core.config import Metric
-from ssl_core.dataset import Task
+from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
 from ssl_core.metrics import applicable, bootstrap, resamples, rows, score
 

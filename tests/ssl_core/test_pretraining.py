@@ -23,7 +23,7 @@ from ssl_core.config import (
     MseConfig,
     PretrainConfig,
 )
-from ssl_core.dataset import TRAIN, Dataset
+from ssl_core.data.dataset import TRAIN, Dataset
 from ssl_core.encoder import load_encoder
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError
 from ssl_core.initialisation import random_generator

@@ -36,10 +36,12 @@ def command(*words: str, root: Path) -> list[str]:
 
 
 def start(study: Path, root: Path, *words: str) -> subprocess.Popen[str]:
-    """The study in a process group of its own, as a terminal would start it."""
+    """The study in a process group of its own, as a terminal would start it: one started by a shell's & ignores Ctrl-C
+    and hands that on to its children."""
     return subprocess.Popen(
         command("ablate", str(study), *words, root=root),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def test_what_was_finished_when_killed_is_kept_untouched(scenario: Scenario) -> 
 
 def test_an_interrupted_pretraining_resumes_and_ends_as_if_it_had_not_been(scenario: Scenario) -> None:
     from ssl_core.config import PretrainConfig
-    from ssl_core.dataset import Dataset
+    from ssl_core.data.dataset import Dataset
     from ssl_core.pretraining import pretrain
     from tune_jobs.work import Forward, typed
 

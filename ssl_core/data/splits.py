@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.dataset import SPLITS, TEST, TRAIN, VAL
+from ssl_core.data.dataset import SPLITS, TEST, TRAIN, VAL
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_core.data.reading import SPLIT_WORDS, Raw, pixels
 from ssl_core.errors import DataError
-from ssl_core.reading import SPLIT_WORDS, Raw, pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ssl_core.sources import DatasetConfig
+    from ssl_core.data.config import DatasetConfig
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_core import dataset as module
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
+from ssl_core.data import dataset as module
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
 from ssl_core.errors import DataError
 
 

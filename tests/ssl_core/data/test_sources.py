@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ssl_core.dataset import TEST, TRAIN, VAL, Dataset
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset
+from ssl_core.data.sources import DatasetConfig, fingerprint, pack
 from ssl_core.errors import ConfigError, DataError
-from ssl_core.sources import DatasetConfig, fingerprint, pack
 
 N = 60
 
@@ -109,7 +109,7 @@ def test_what_pack_returns_is_what_open_reads(tmp_path: Path, tree: Path) -> Non
 
 def test_configuring_and_fingerprinting_import_nothing_heavy() -> None:
     code = (
-        "import sys; from ssl_core.sources import DatasetConfig, fingerprint; import ssl_core.dataset; "
+        "import sys; from ssl_core.data.sources import DatasetConfig, fingerprint; import ssl_core.data.dataset; "
         "fingerprint(DatasetConfig(source='digits')); "
         "sys.exit(', '.join(m for m in ('sklearn', 'PIL', 'torch', 'scipy', 'pandas') if m in sys.modules) or 0)"
     )

@@ -7,59 +7,21 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.dataset import SPLITS, TEST, TRAIN, VAL, Dataset, pixel_statistics
-from ssl_core.errors import ConfigError, DataError
+from ssl_core.data.config import DatasetConfig
+from ssl_core.data.dataset import SPLITS, TEST, TRAIN, VAL, Dataset, pixel_statistics
+from ssl_core.errors import DataError
 
 if TYPE_CHECKING:
-    from ssl_core.reading import Raw
+    from ssl_core.data.reading import Raw
 
 _FRESH_NS = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
-    """A source of images, and how it is packed. The keys and the split settings have the defaults most data needs."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-    source: Literal["digits", "npz", "folder"]
-    name: str | None = None  # the source's word where not given
-    path: str | None = None  # npz: the file; folder: <path>/<class>/*.png or <path>/{train,val,test}/<class>/*.png
-    size: int | None = None  # side in pixels that images are resized to (bilinear); null: as stored, all alike
-    images_key: str = "images"  # npz: [N, H, W] or [N, H, W, C] uint8
-    labels_key: str = "labels"  # npz: [N] classes, or [N, L] zeros and ones
-    split_key: str | None = None  # npz: train, val, test or 0, 1, 2; null: `split` if it is there, else made
-    group_key: str | None = None  # npz: the patient; null: `group` if it is there, else each image for itself
-    ids_key: str | None = None  # npz: null: `ids` if it is there, else row numbers
-    class_names_key: str | None = None  # npz: null: `class_names` if it is there, else numbers
-    validation: float = 0.15  # share of the images that validate, where no validation split is given
-    test: float = 0.15  # share of the images that test, where no test split is given
-    split_seed: int = 0
-
-    def __post_init__(self) -> None:
-        defaults = {f.name: f.default for f in fields(self)}
-        given = [k for k in defaults if k.endswith("_key") and getattr(self, k) != defaults[k]]
-        if self.source == "digits" and self.path is not None:
-            raise ConfigError(f"dataset.path {self.path}: digits lie inside scikit-learn; leave path out")
-        if self.source != "digits" and self.path is None:
-            raise ConfigError(f"dataset.path is missing: name the {'.npz file' if self.source == 'npz' else 'folder'}")
-        if self.source != "npz" and given:
-            raise ConfigError(f"dataset.{given[0]} names an array of an npz source; leave it out for {self.source}")
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"dataset.size {self.size} must be at least 1 pixel")
-        if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
-            raise ConfigError(
-                f"dataset.validation {self.validation} and dataset.test {self.test} must each lie above 0 and together "
-                "below 1"
-            )
-        if self.split_seed < 0:
-            raise ConfigError(f"dataset.split_seed {self.split_seed} must not be negative")
 
 
 def fingerprint(config: DatasetConfig, *, cache: Path | None = None) -> str:
@@ -68,7 +30,7 @@ def fingerprint(config: DatasetConfig, *, cache: Path | None = None) -> str:
     `cache` is a JSON file of file digests, reused where a file's path, size and modification time are unchanged.
     Raises DataError where the source is missing or unreadable.
     """
-    from ssl_core.reading import source_files
+    from ssl_core.data.reading import source_files
 
     files = source_files(config)  # name within the source -> path
     shaping = {"source", "size", "validation", "test", "split_seed"}
@@ -86,8 +48,8 @@ def pack(config: DatasetConfig, folder: Path) -> Dataset:
 
     Raises DataError, with the value and the remedy, for whatever is wrong with the data.
     """
-    from ssl_core.reading import read
-    from ssl_core.splits import check_splits
+    from ssl_core.data.reading import read
+    from ssl_core.data.splits import check_splits
 
     digest = fingerprint(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +78,7 @@ def pack(config: DatasetConfig, folder: Path) -> Dataset:
 
 def _split(config: DatasetConfig, raw: Raw, groups: NDArray[np.str_]) -> tuple[NDArray[np.int8], str]:
     """Splits, and how they came about. A split that is not given is carved out of train, or of all where none is."""
-    from ssl_core.splits import make_splits
+    from ssl_core.data.splits import make_splits
 
     given = np.full(len(raw.labels), TRAIN, dtype=np.int8) if raw.given is None else raw.given
     present = {int(s) for s in np.unique(given)}

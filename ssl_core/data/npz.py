@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.dataset import TEST, TRAIN, VAL, Task
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Task
+from ssl_core.data.reading import SPLIT_WORDS, Raw, numbered, resized
 from ssl_core.errors import DataError, nearest
-from ssl_core.reading import SPLIT_WORDS, Raw, numbered, resized
 
 if TYPE_CHECKING:
-    from ssl_core.sources import DatasetConfig
+    from ssl_core.data.config import DatasetConfig
 
 _SPLIT_VALUES = {**SPLIT_WORDS, str(TRAIN): TRAIN, str(VAL): VAL, str(TEST): TEST}
 _BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.dataset import TEST, TRAIN, VAL, Task
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Task
 from ssl_core.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ssl_core.sources import DatasetConfig
+    from ssl_core.data.config import DatasetConfig
 
 SPLIT_WORDS = {
     "train": TRAIN,
@@ -44,7 +44,7 @@ class Raw:
 
 def source_files(config: DatasetConfig) -> dict[str, Path]:
     """The files that a source is made of, by their names within it. DataError where they are missing."""
-    from ssl_core import folder, npz
+    from ssl_core.data import folder, npz
 
     match config.source:
         case "digits":
@@ -57,7 +57,7 @@ def source_files(config: DatasetConfig) -> dict[str, Path]:
 
 def read(config: DatasetConfig, images_file: Path) -> Raw:
     """The source's content. A folder's images, which may exceed the memory, are written to `images_file` and mapped."""
-    from ssl_core import folder, npz
+    from ssl_core.data import folder, npz
 
     match config.source:
         case "digits":

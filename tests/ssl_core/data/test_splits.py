@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_core.dataset import TEST, TRAIN, VAL
+from ssl_core.data.dataset import TEST, TRAIN, VAL
+from ssl_core.data.splits import check_splits, label_subset, make_splits
 from ssl_core.errors import DataError
-from ssl_core.splits import check_splits, label_subset, make_splits
 
 SHARES = {TRAIN: 0.7, VAL: 0.15, TEST: 0.15}
 
