@@ -9,18 +9,26 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a study says about itself. Values come as they are; the page escapes them."""
+    """What a study says about itself. Values come as they are; the page escapes them.
+
+    `dataset` is the summary of dataset.json. Beside counts and classes it may hold `source`, `notes` (sentences of
+    the source), `unreadable` (images left out), `packing` ({images, seconds, images_per_second, source_bytes, bytes})
+    and `audit` ([{name, count, severity, text, examples}]).
+    """
 
     name: str
     command: str  # that makes this study again
-    dataset: Mapping[str, Any]  # the summary of dataset.json
+    dataset: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any] | None]  # resolved pretraining of each; None: no pretraining
     seeds: Sequence[int]
     metric: str  # the score that the page speaks of; the CSV files hold the others too
     question: str = ""
     description: str = ""
     baseline: str | None = None  # the arm that others are compared with; the first one where not given
-    protocol: Mapping[str, object] = field(default_factory=dict)  # anything else worth stating: name to value
+    protocol: str = "recommended"  # the named protocol that the study starts from
+    switches: Mapping[str, str] = field(default_factory=dict)  # where it departs from that protocol: key to value
+    accepted: Sequence[str] = ()  # sentences on findings that would have stopped the study: what the page says first
+    notes: Sequence[str] = ()  # warnings that a reader of the summary should have seen
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commits: Sequence[str] = ()  # of the code that the stages ran
     failed: Mapping[str, str] = field(default_factory=dict)  # stages that are not there: name to reason

@@ -18,6 +18,7 @@ _METRICS = {
     "cka_linear": "Linear CKA, debiased",
     "cka_rbf": "RBF CKA, debiased",
     "cka_authors": "RBF CKA as the paper's authors ran it",
+    "cka": "RBF CKA",
     "ks": "KS distance",
     "ece": "Calibration error (ECE)",
     "brier": "Brier score",

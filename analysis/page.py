@@ -9,8 +9,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from analysis.facts import Facts
-from analysis.layout import CAPTIONS, Cell, arrange, legend
-from analysis.names import arm_name, number, percent
+from analysis.layout import CAPTIONS, FLAG, MISSING, Cell, arrange, legend
+from analysis.names import SCORES, arm_name, metric_name, number, percent
+from analysis.packed import duration
+from analysis.published import TABLES
 from analysis.summary import main_comparisons
 from analysis.tables import NAMES, Finished
 
@@ -120,6 +122,70 @@ def verdict_rows(judged: DataFrame, facts: Facts) -> list[dict[str, str]]:
     return rows
 
 
+#: The paper's tables in a few words, and the mark of a note below.
+_PAPER = {
+    "linear": "linear classifier",
+    "label_efficiency": "fine-tuning",
+    "reuse": "feature reuse",
+    "probing": "probing",
+    "ks": "distance from the best model",
+}
+_NOTED = "‡"
+
+
+def beside_parts(table: DataFrame) -> list[dict[str, Any]]:
+    """`beside.beside` as the page draws it: scores with their intervals, then measures without; a group a table."""
+    scores = table["metric"].isin(SCORES)
+    parts = []
+    for name, part, caption in (
+        ("beside-scores", table[scores], "Scores in percent, test split"),
+        ("beside-measures", table[~scores], "Feature reuse (CKA) and KS distance, test split"),
+    ):
+        if part.empty:
+            continue
+        groups: dict[str, list[dict[str, str]]] = {}
+        for row in part.to_dict("records"):
+            number = TABLES.index(row["table"]) + 1
+            head = f"Table {number}, {_PAPER[row['table']]}, {metric_name(row['metric'])}"
+            groups.setdefault(head, []).append(_beside_row(row))
+        parts.append(
+            {
+                "name": name,
+                "caption": caption,
+                "intervals": name == "beside-scores",
+                "groups": groups,
+                "notes": list(dict.fromkeys(note for note in part["note"] if note)),
+                "flagged": bool(part["uninformative"].any()),
+            }
+        )
+    return parts
+
+
+def _beside_row(row: Mapping[Any, Any]) -> dict[str, str]:
+    metric = row["metric"]
+    block = "" if pd.isna(row["block"]) else f"block {row['block']}, "
+    printed = f"{row['printed_low']}–{row['printed_high']}" if row["printed_low"] else ""
+    value = number(row["value"], metric)
+    return {
+        "where": f"{block}{percent(row['label_fraction'])}",
+        "arm": arm_name(row["arm"]),
+        "value": value + (FLAG if row["uninformative"] else ""),
+        "seeds": f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}",
+        "interval": _range(row["low"], row["high"], 1),
+        "formula": _range(row["paper_low"], row["paper_high"], 2),
+        "paper": (row["printed"] or MISSING) + (_NOTED if row["note"] and not printed else ""),
+        "paper_interval": printed + (_NOTED if row["note"] and printed else "") if printed else MISSING,
+        "difference": MISSING if pd.isna(row["difference"]) else _signed(row["difference"], metric),
+    }
+
+
+def _range(low: Any, high: Any, decimals: int) -> str:
+    """Ends of a score's interval in percent. The paper's formula needs two decimals, or its width would not show."""
+    if pd.isna(low) or pd.isna(high):
+        return MISSING
+    return f"{100 * low:.{decimals}f}–{100 * high:.{decimals}f}"
+
+
 def _signed(value: float, metric: str) -> str:
     text = number(value, metric)
     return f"+{text}" if value > 0 and text.strip("0.") else text
@@ -136,13 +202,5 @@ def cost_rows(finished: Sequence[Finished]) -> list[tuple[str, int, str]]:
     for kind in dict.fromkeys([*KINDS, *(stage.kind for stage in ran)]):
         seconds = [stage.wall_seconds for stage in ran if stage.kind == kind]
         if seconds:
-            rows.append((KINDS.get(kind, kind), len(seconds), _duration(sum(seconds))))
-    return [*rows, ("all stages", len(ran), _duration(sum(stage.wall_seconds for stage in ran)))]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+            rows.append((KINDS.get(kind, kind), len(seconds), duration(sum(seconds))))
+    return [*rows, ("all stages", len(ran), duration(sum(stage.wall_seconds for stage in ran)))]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame
 
-from analysis import description
+from analysis import beside, description, packed
 from analysis.facts import Facts
 from analysis.names import arm_name, metric_name
-from analysis.page import cost_rows, page_table, verdict_rows
+from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
 from analysis.pictures import embed, pictures
 from analysis.summary import judge, sentences
 from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
@@ -20,6 +21,19 @@ from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, writ
 __all__ = ["Facts", "Finished", "build", "render"]
 
 TEMPLATES = Path(__file__).parent / "templates"
+#: What the page says first where a study ran on in spite of its audit.
+ACCEPTED = "Read this first: this study accepts findings of its audit that would otherwise have stopped it."
+_PAPER_HEADS = {
+    "at": "At",
+    "arm": "Arm",
+    "value": "Ours",
+    "seeds": "Seeds",
+    "interval": "95% bootstrap",
+    "formula": "Ours, the paper's formula",
+    "paper": "Paper",
+    "paper_interval": "Paper's interval",
+    "difference": "Difference",
+}
 
 
 def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, report_folder: Path) -> Path:
@@ -45,7 +59,11 @@ def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, repor
     )
     caveats = description.caveats(facts.dataset, facts.arms)
     verdicts = verdict_rows(tables["verdicts"], facts)
-    before, after = _markdown_frame(facts, summary, verdicts, caveats)
+    paper = _paper(tables, facts)
+    (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
+    if paper:
+        tables["beside_paper"] = paper["table"]
+    before, after = _markdown_frame(facts, summary, verdicts, caveats, paper)
     write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
     drawn = pictures(
         tables,
@@ -61,9 +79,12 @@ def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, repor
         "caveats": caveats,
         "tables": {name: shown for name in NAMES if (shown := page_table(name, tables, facts))},
         "verdicts": verdicts,
+        "paper": paper,
         "versus": versus.pop() if len(versus) == 1 else None,
         "pictures": {picture.name: embed(picture, report_folder) for picture in drawn},
         "costs": cost_rows(finished),
+        "accepted": ACCEPTED,
+        "labels": _link(tables_folder / "labels.csv", report_folder),
     }
     page = report_folder / "index.html"
     page.write_text(render(context), encoding="utf-8")
@@ -112,6 +133,26 @@ def _dataset_name(facts: Facts, finished: Sequence[Finished]) -> str:
     return "dataset"
 
 
+def _paper(tables: Mapping[str, DataFrame], facts: Facts) -> dict[str, Any] | None:
+    """The section on the paper's numbers; None where no cell of its tables was measured."""
+    table = beside.beside(tables, facts)
+    if table.empty:
+        return None
+    references = set(tables["ks"]["reference_arm"].dropna()) if "reference_arm" in tables["ks"] else set()
+    return {
+        "table": table,
+        "heading": beside.heading(facts),
+        "reading": beside.reading(table, facts, references.pop() if len(references) == 1 else None),
+        "departures": beside.departures(facts),
+        "parts": beside_parts(table),
+    }
+
+
+def _link(path: Path, folder: Path) -> str | None:
+    """Where a page in `folder` finds the file; None where there is no such file."""
+    return Path(os.path.relpath(path, folder)).as_posix() if path.is_file() else None
+
+
 def _study(facts: Facts, dataset: str) -> dict[str, Any]:
     """What was studied, in the words and rows of the page."""
     return {
@@ -124,6 +165,9 @@ def _study(facts: Facts, dataset: str) -> dict[str, Any]:
         "counts": description.split_counts(facts.dataset, "n"),
         "groups": description.split_counts(facts.dataset, "groups") if description.has_groups(facts.dataset) else None,
         "classes": description.class_counts(facts.dataset),
+        "unreadable": packed.unreadable(facts.dataset),
+        "packing": packed.packing(facts.dataset),
+        "findings": packed.findings(facts.dataset),
         "arms": [
             {"key": arm, "name": arm_name(arm), "losses": description.losses(config), "place": i % 7}
             for i, (arm, config) in enumerate(facts.arms.items())
@@ -139,19 +183,43 @@ def _markdown_frame(
     summary: Sequence[str],
     verdicts: Sequence[Mapping[str, str]],
     caveats: Sequence[tuple[str, str]],
+    paper: Mapping[str, Any] | None,
 ) -> tuple[str, str]:
     """What report.md says before its tables and after them."""
     safe = markdown_text
-    before = [f"# {safe(facts.name)}", safe(facts.question), safe(facts.description), "## Summary", *map(safe, summary)]
+    before = [f"# {safe(facts.name)}"]
+    if facts.accepted:
+        before += ["**" + safe(ACCEPTED) + "**", _bullets(facts.accepted)]
+    before += [safe(facts.question), safe(facts.description), "## Summary", *map(safe, summary), _bullets(facts.notes)]
     if facts.failed:
-        missing = [f"- {safe(name)}: {safe(why)}" for name, why in facts.failed.items()]
-        before += ["## Missing stages", "\n".join(missing)]
+        before += ["## Missing stages", _bullets(f"{name}: {why}" for name, why in facts.failed.items())]
     after = []
     if verdicts:
         after += ["## Verdicts over seeds", markdown(DataFrame(verdicts).set_index("where")).strip()]
+    if paper:
+        after += [f"## {safe(paper['heading'])}", *map(safe, paper["reading"]), *_paper_markdown(paper)]
     after += [
         "## What these numbers do and do not show",
         "\n".join(f"- **{safe(head)}** {safe(text)}" for head, text in caveats),
     ]
-    after += ["## Reproduce", f"```\n{facts.command}\n```"]
+    protocol = [f"Protocol: {facts.protocol}.", *(f"{key}: {value}" for key, value in facts.switches.items())]
+    after += ["## Protocol", _bullets(protocol), "## Reproduce", f"```\n{facts.command}\n```"]
     return "\n\n".join([*filter(None, before), "## Tables"]) + "\n", "\n\n".join(after) + "\n"
+
+
+def _paper_markdown(paper: Mapping[str, Any]) -> Iterator[str]:
+    for part in paper["parts"]:
+        rows = [{"at": f"{group}: {row['where']}", **row} for group, found in part["groups"].items() for row in found]
+        columns = ["at", "arm", "value", "seeds", "interval", "formula", "paper", "paper_interval", "difference"]
+        if not part["intervals"]:
+            columns = [c for c in columns if c not in ("interval", "formula", "paper_interval")]
+        yield markdown(DataFrame(rows)[columns].rename(columns=_PAPER_HEADS).set_index("At")).strip()
+        if part["notes"]:
+            yield _bullets(part["notes"])
+    if paper["departures"]:
+        table = DataFrame(paper["departures"], columns=["Setting", "This study", "Paper"])
+        yield markdown(table.set_index("Setting")).strip()
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(sentence)}" for sentence in sentences)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ssl_core.errors import InputError, IntermocoError
+from ssl_core.errors import DataError, InputError, IntermocoError
 
 if TYPE_CHECKING:
     from tune_jobs.ablate import Result
@@ -56,7 +56,7 @@ def ablate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study: pretrain, fine-tune, probe, compare; write its tables and report."""
-    from tune_jobs.study import load
+    from tune_jobs.loading import load
 
     resolved = load(study, overrides or ())
     if dry_run:
@@ -103,8 +103,8 @@ def data(
 ) -> None:
     """Show a study's dataset: counts, classes, groups, splits and label fractions."""
     from tune_jobs.audit import audit
+    from tune_jobs.loading import load
     from tune_jobs.store import Store
-    from tune_jobs.study import load
 
     facts = audit(load(study, overrides or ()), Store(output))
     _print_data(facts)
@@ -174,9 +174,9 @@ def _command(verb: str | None = None) -> str:
 
 def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Study, Plan, Store]:
     """A study that was run before, its plan and its store; InputError where nothing of it is finished."""
+    from tune_jobs.loading import load
     from tune_jobs.prepare import planned
     from tune_jobs.store import Store
-    from tune_jobs.study import load
 
     resolved, store = load(study, overrides or ()), Store(output)
     full = planned(resolved, store, remember=False)
@@ -194,17 +194,27 @@ def _counts(full: Plan, store: Store) -> dict[str, int]:
 
 
 def _print_plan(study: Study, output: Path, as_json: bool) -> None:
+    """Resolved values, then every stage. A dataset that is not there leaves the stages without their identities."""
+    from tune_jobs.overview import overview, protocol_lines
+    from tune_jobs.plan import plan
     from tune_jobs.prepare import planned
     from tune_jobs.store import Store
 
-    store = Store(output)
-    full = planned(study, store, remember=False)
-    cached = {key for key, stage in full.by_key.items() if store.finished(stage)}
+    store, absent = Store(output), ""
+    try:
+        full = planned(study, store, remember=False)
+    except DataError as error:
+        full, absent = plan(study, "unknown"), str(error)
+    cached = {key for key, stage in full.by_key.items() if not absent and store.finished(stage)}
     print(f"study {study.study}: {len(study.arms)} arms, {len(study.seeds)} seeds, {len(full.by_key)} stages")
+    print("\n".join(protocol_lines(study)))
+    print(f"\n{overview(study)}")
     for key, stage in full.by_key.items():
         state = "cached" if key in cached else "to run"
         needs = f"{stage.demand.workers} x {stage.demand.cpus:g} CPU"
-        print(f"  {state}  {stage.folder:28}  {needs}  {stage.name}")
+        print(f"  {state}  {stage.kind if absent else stage.folder:28}  {needs}  {stage.name}")
+    if absent:
+        print(f"note: {absent}; what is cached cannot be said", file=sys.stderr)
     if as_json:
         print(json.dumps({"study": study.study, "stages": len(full.by_key), "cached": len(cached),
                           "to_run": len(full.by_key) - len(cached), "executed": 0}))  # fmt: skip

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ssl_core.config import Mode, PretrainConfig
+from ssl_core.config import LabelsConfig, Mode, PretrainConfig
 from ssl_core.data.config import DatasetConfig
 from tune_jobs.stage import Demand, Stage
-from tune_jobs.study import Study
+from tune_jobs.study import Downstream, Study
 
 #: Splits of which features are kept: all for probing, the test split for comparing a model before and after.
 ALL_SPLITS, TEST_SPLIT = [0, 1, 2], [2]
@@ -63,15 +63,16 @@ def _stages(study: Study, fingerprint: str) -> Iterator[Stage]:
             yield encoder
             for fraction in study.downstream.linear_fractions:
                 yield _finetune(study, labels, "linear", fraction, data, encoder)
+            before = None
             if study.probe or study.reuse:
                 before = _features(study, labels, "pretrained", encoder, data, ALL_SPLITS)
                 yield before
-                yield from _probes(study, labels, before)
+                yield from _probes(study, labels, before, encoder, data)
             for fraction in study.downstream.fractions:
                 tuned = _finetune(study, labels, "full", fraction, data, encoder)
                 reference_pool.append(tuned)
                 yield tuned
-                if study.reuse and fraction in study.reuse_fractions:
+                if before and study.reuse and fraction in study.reuse_fractions:
                     after = _features(study, labels, f"full {100 * fraction:g}%", tuned, data, TEST_SPLIT)
                     yield after
                     yield _reuse(study, labels, fraction, before, after)
@@ -91,41 +92,62 @@ def _pretrain(study: Study, labels: Mapping[str, Any], arm: PretrainConfig, data
 def _finetune(
     study: Study, labels: Mapping[str, Any], mode: Mode, fraction: float, data: Stage, pretrained: Stage | None
 ) -> Stage:
-    template = study.downstream.linear if mode == "linear" else study.downstream.full
-    arm = study.arms[labels["arm"]]
+    arm, downstream = study.arms[labels["arm"]], study.downstream_of(labels["arm"])
+    template = downstream.linear if mode == "linear" else downstream.full
     config = dataclasses.replace(
         template,
         encoder=arm.encoder if arm else study.encoder,
         mode=mode,
         fraction=fraction,
         seed=labels["seed"],
-        metric=study.downstream.metric,
-        bootstrap=study.downstream.bootstrap,
+        labels=_labels(downstream, labels["arm"]),
+        metric=downstream.metric,
+        bootstrap=downstream.bootstrap,
+        resample=downstream.resample,
+        paper_spread=downstream.paper_spread,
     )
     inputs = {"data": data.key} | ({"encoder": pretrained.key} if pretrained else {})
     labels = {**labels, "mode": mode, "label_fraction": fraction}
     return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=_demand(study))
 
 
+def _labels(downstream: Downstream, arm: str) -> LabelsConfig:
+    """How an arm draws its labels: as all do, unless the study lets each draw for itself."""
+    labels = downstream.labels
+    return dataclasses.replace(labels, salt=arm) if labels.per_arm else labels
+
+
 def _features(
-    study: Study, labels: Mapping[str, Any], of: str, weights: Stage, data: Stage, splits: list[int]
+    study: Study,
+    labels: Mapping[str, Any],
+    of: str,
+    weights: Stage,
+    data: Stage,
+    splits: list[int],
+    norm: str = "fixed",
 ) -> Stage:
     return Stage(
         kind="features",
-        config={"splits": splits},
+        config={"splits": splits, "norm": norm},
         inputs={"data": data.key, weights.kind: weights.key},
         labels={**labels, "of": of},
         demand=_demand(study),
     )
 
 
-def _probes(study: Study, labels: Mapping[str, Any], features: Stage) -> Iterator[Stage]:
+def _probes(study: Study, labels: Mapping[str, Any], features: Stage, encoder: Stage, data: Stage) -> Iterator[Stage]:
+    """Probes are linear runs: where those let batch norm's statistics move, the probes' features have moved too."""
     if study.probe is None:
         return
+    downstream = study.downstream_of(labels["arm"])
+    if downstream.linear.frozen_norm == "moving":
+        features = _features(study, labels, "statistics moved", encoder, data, ALL_SPLITS, norm="moving")
+        yield features
+    drawn = _labels(downstream, labels["arm"])
     for fraction in study.probe_fractions:
         yield Stage(
             kind="probe",
-            config=as_config(dataclasses.replace(study.probe, fraction=fraction, seed=labels["seed"])),
+            config=as_config(dataclasses.replace(study.probe, fraction=fraction, labels=drawn, seed=labels["seed"])),
             inputs={"features": features.key},
             labels={**labels, "mode": "probe", "label_fraction": fraction},
             demand=_cpu(study),

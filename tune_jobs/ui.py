@@ -19,7 +19,7 @@ def serve(study: str | None, overrides: Sequence[str], output: Path, port: int) 
     uri = default_uri(store.root)
     if study is not None:
         from tune_jobs.ablate import tracking_uri
-        from tune_jobs.study import load
+        from tune_jobs.loading import load
 
         uri = tracking_uri(load(study, overrides), store)
     if uri.startswith(("http://", "https://")):

@@ -8,7 +8,8 @@ import yaml
 from studies import miniature, raw
 
 from ssl_core.errors import ConfigError
-from tune_jobs.study import PRESETS, load, resolve
+from tune_jobs.loading import PRESETS, load
+from tune_jobs.study import resolve
 
 
 def with_value(path: str, value: Any) -> dict[str, Any]:

@@ -378,7 +378,7 @@ def test_a_replay_killed_in_the_middle_is_repaired(store: Store, tmp_path: Path)
     shutil.copytree(store.root, tmp_path / "other")
     (tmp_path / "study.yaml").write_text(study.to_yaml())
     script = (
-        "import sys; from pathlib import Path; from tune_jobs.study import load; from tune_jobs.plan import plan;"
+        "import sys; from pathlib import Path; from tune_jobs.loading import load; from tune_jobs.plan import plan;"
         "from tune_jobs.store import Store; from tune_jobs.tracking import sync, default_uri;"
         "study = load(sys.argv[1]); store = Store(sys.argv[2]);"
         "sync(study, plan(study, 'f' * 64), store, uri=default_uri(store.root), folder=store.root / 'toy')"
