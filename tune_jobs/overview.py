@@ -27,6 +27,7 @@ def overview(study: Study) -> str:
     by_mode = {mode: _rest(values, both) for mode, values in modes.items()}
     downstream |= {"linear and full": both, **{mode: values for mode, values in by_mode.items() if values}}
     apart = {name: _rest(plain(down), plain(study.downstream)) for name, down in study.tuned_apart.items()}
+    packed = {name: _rest(plain(config), plain(study.dataset)) for name, config in study.packed_apart.items()}
     values = {
         "dataset": _dataset(study.dataset),
         "seeds": list(study.seeds),
@@ -34,6 +35,7 @@ def overview(study: Study) -> str:
         "arms": {f"{name} (baseline)" if name == study.baseline else name: value for name, value in own.items()},
         "downstream": downstream,
         **({"downstream of arms": apart} if apart else {}),
+        **({"dataset of arms": packed} if packed else {}),
         "probe": _analysis(study.probe, study.probe_fractions),
         "reuse": _analysis(study.reuse, study.reuse_fractions),
         "ks": plain(study.ks),

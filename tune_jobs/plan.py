@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ class Plan:
     """The stages of a study, inputs before the stages that need them. A key may occur under several labels."""
 
     stages: tuple[Stage, ...]
+    datasets: Mapping[str, DatasetConfig] = field(default_factory=dict)  # by the key of the stage that packs it
 
     @cached_property
     def by_key(self) -> Mapping[str, Stage]:
@@ -36,9 +37,16 @@ class Plan:
         return (s for s in self.stages if s.kind == kind)
 
 
-def plan(study: Study, fingerprint: str) -> Plan:
-    """Every stage of the study on the dataset with this fingerprint."""
-    return Plan(tuple(_stages(study, fingerprint)))
+def plan(study: Study, fingerprint: str | Mapping[DatasetConfig, str]) -> Plan:
+    """Every stage of the study on the dataset with this fingerprint, or one for each way of packing it (`datasets`)."""
+    prints = dict.fromkeys(datasets(study), fingerprint) if isinstance(fingerprint, str) else fingerprint
+    data = {config: data_stage(config, prints[config]) for config in datasets(study)}
+    return Plan(tuple(_stages(study, data)), {stage.key: config for config, stage in data.items()})
+
+
+def datasets(study: Study) -> list[DatasetConfig]:
+    """The study's dataset, then the ways in which arms have it packed otherwise."""
+    return list(dict.fromkeys([study.dataset, *(study.dataset_of(arm) for arm in study.arms)]))
 
 
 def data_stage(dataset: DatasetConfig, fingerprint: str) -> Stage:
@@ -46,13 +54,12 @@ def data_stage(dataset: DatasetConfig, fingerprint: str) -> Stage:
     return Stage(kind="data", config={"fingerprint": fingerprint, "name": dataset.name or dataset.source})
 
 
-def _stages(study: Study, fingerprint: str) -> Iterator[Stage]:
-    data = data_stage(study.dataset, fingerprint)
-    yield data
+def _stages(study: Study, packed: Mapping[DatasetConfig, Stage]) -> Iterator[Stage]:
+    yield from packed.values()
     reference_pool: list[Stage] = []
     for seed in study.seeds:
         for arm, config in study.arms.items():
-            labels = {"arm": arm, "seed": seed}
+            labels, data = {"arm": arm, "seed": seed}, packed[study.dataset_of(arm)]
             if config is None:
                 for fraction in study.downstream.fractions:
                     stage = _finetune(study, labels, "scratch", fraction, data, None)

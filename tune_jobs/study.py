@@ -28,6 +28,8 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Of a fine-tuning: what the study sets, and what it sets for linear, full and probe alike.
 _SET_BY_STUDY = ("mode", "fraction", "seed", "encoder")
+#: Of a dataset: what an arm may set for itself.
+_PACKING = ("size", "crop", "channels", "intensity")
 _SHARED = ("metric", "bootstrap", "resample", "paper_spread", "labels")
 
 T = TypeVar("T")
@@ -92,6 +94,7 @@ class Study:
     arms: Mapping[str, PretrainConfig | None]
     downstream: Downstream
     tuned_apart: Mapping[str, Downstream]  # arms with downstream settings of their own
+    packed_apart: Mapping[str, DatasetConfig]  # arms that see the images at another size
     probe: ProbeConfig | None
     probe_fractions: tuple[float, ...]
     reuse: ReuseConfig | None
@@ -102,6 +105,9 @@ class Study:
 
     def downstream_of(self, arm: str) -> Downstream:
         return self.tuned_apart.get(arm, self.downstream)
+
+    def dataset_of(self, arm: str) -> DatasetConfig:
+        return self.packed_apart.get(arm, self.dataset)
 
     def to_yaml(self) -> str:
         """The study with every default written out; reading it back gives an equal study."""
@@ -148,11 +154,13 @@ def resolve(raw: Mapping[str, Any]) -> Study:
     }
     if not file.arms:
         raise ConfigError("arms: name at least one, e.g. `arms: {moco: {}, supervised: scratch}`")
-    arms, apart = {}, {}
+    arms, apart, packed = {}, {}, {}
     for name, given in file.arms.items():
         arm = _arm_values(name, given)
         if own := arm.pop("downstream", None):
             apart[name] = _downstream(merge(file.downstream, own), shared, f"arms.{name}.downstream")
+        if own := arm.pop("dataset", None):
+            packed[name] = _repacked(file.dataset, own, f"arms.{name}.dataset")
         arms[name] = _arm(name, arm, file, shared, zero_init)
     baseline = file.baseline or next(iter(arms))
     if baseline not in arms:
@@ -184,6 +192,7 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         arms=arms,
         downstream=downstream,
         tuned_apart={name: own for name, own in apart.items() if own != downstream},
+        packed_apart={name: own for name, own in packed.items() if own != file.dataset},
         probe=probe,
         probe_fractions=probe_fractions,
         reuse=reuse,
@@ -262,6 +271,16 @@ def _downstream(raw: Mapping[str, Any], shared: Mapping[str, Any], where: str) -
     return downstream
 
 
+def _repacked(dataset: DatasetConfig, own: Any, where: str) -> DatasetConfig:
+    """The study's images packed otherwise for one arm: the same images, labels and splits."""
+    for key in own if isinstance(own, Mapping) else ():
+        if key not in _PACKING:
+            raise ConfigError(
+                f"{where}.{key}: arms are compared on the same images; only {', '.join(_PACKING)} may be an arm's own"
+            )
+    return build(DatasetConfig, merge(plain(dataset), own) if isinstance(own, Mapping) else own, where)
+
+
 def _check_comparable(name: str, own: Downstream, study: Downstream) -> None:
     """Arms of a study are compared at the same fractions in the same metric."""
     for key in ("metric", "fractions", "linear_fractions"):
@@ -320,11 +339,13 @@ def _plain_study(study: Study) -> dict[str, Any]:
         return {**without(down, "linear", "full"), "labels": without(down.labels, "salt"), **modes}
 
     def arm(name: str) -> dict[str, Any] | str:
-        config, own = study.arms[name], study.tuned_apart.get(name)
-        if config is None and own is None:
-            return "scratch"
+        config = study.arms[name]
         values = {"scratch": True} if config is None else without(config, "seed")
-        return values if own is None else {**values, "downstream": downstream(own)}
+        if own := study.tuned_apart.get(name):
+            values["downstream"] = downstream(own)
+        if packed := study.packed_apart.get(name):
+            values["dataset"] = {key: plain(getattr(packed, key)) for key in _PACKING}
+        return "scratch" if values == {"scratch": True} else values
 
     return {
         "study": study.study,

@@ -1,5 +1,7 @@
 """Our numbers beside the paper's: only cells of the same kind, and every way in which the protocols part is said."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -34,13 +36,14 @@ def stages(tmp_path_factory):
 
 
 def facts(source="cxr14", **changes):
-    return fixture.facts(dataset={**fixture.dataset(), "source": source}, **changes)
+    return replace(fixture.facts(), dataset={**fixture.dataset(), "source": source}, **changes)
 
 
 def as_paper(**changes):
     arms = {"moco": PAPER, "moco_mse": {**PAPER, "mse": MSE}, "moco_barlow": {**PAPER, "barlow": BARLOW}}
     dataset = {**fixture.dataset(), "source": "cxr14", "size": 1024}
-    return fixture.facts(**{"dataset": dataset, "protocol": "paper", "arms": {**arms, "supervised": None}, **changes})
+    given = {"dataset": dataset, "protocol": "paper", "arms": {**arms, "supervised": None}}
+    return replace(fixture.facts(), **{**given, **changes})
 
 
 def run(arm, seed, value, *, mode="full", fraction=0.01, metric="auroc", **row):

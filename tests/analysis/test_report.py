@@ -269,6 +269,86 @@ def test_the_same_stages_give_the_same_files_in_any_order(stages, tmp_path):
     assert a == b
 
 
+def audited(**changes):
+    audit = [
+        {"name": "class_balance", "count": 3, "severity": "note", "text": "mass is rare.", "examples": []},
+        {
+            "name": "groups_across_splits",
+            "count": 1204,
+            "severity": "stops",
+            "text": "1,204 patients lie in more than one split.",
+            "examples": ["patient <1>", "patient 2"],
+        },
+    ]
+    packing = {"images": 1797, "seconds": 75.0, "images_per_second": 23.96, "source_bytes": 4_200_000, "bytes": 1.84e9}
+    notes = ["The official split was taken."]
+    dataset = {**fixture.dataset(), "notes": notes, "unreadable": 3, "packing": packing, "audit": audit}
+    return fixture.facts(**{"dataset": dataset, **changes})
+
+
+def test_accepted_findings_stand_right_under_the_title(tmp_path):
+    said = "1,204 patients lie in more than one split, so scores on the test split may be too high."
+    page = Page(build(audited(accepted=(said,)), [], tmp_path, tmp_path).read_text())
+    tags = [e for e in page.elements if "header" in e["inside"]]
+    assert [e["tag"] for e in tags[:3]] == ["p", "h1", "aside"]
+    assert tags[2]["text"].split(".")[0].strip().startswith("Read this first: this study accepts findings of its audit")
+    assert said in tags[2]["text"]
+    markdown = (tmp_path / "report.md").read_text()
+    assert markdown.index(said) < markdown.index("Do losses on intermediate blocks") < markdown.index("## Summary")
+    assert "Groups across splits: 1,204, accepted by name." in page.text
+
+
+def test_a_study_that_accepts_nothing_has_no_such_notice(source, page):
+    assert "Read this first" not in page.text
+    assert "Worth knowing while reading" not in page.text
+    assert "What the audit found" not in page.text
+
+
+def test_notes_follow_the_summary(tmp_path):
+    page = Page(build(audited(notes=("The Barlow sum has a floor.",)), [], tmp_path, tmp_path).read_text())
+    (aside,) = page.all("aside")
+    assert aside["text"].split() == "Worth knowing while reading: The Barlow sum has a floor.".split()
+    assert page.text.index("Summary") < page.text.index("The Barlow sum has a floor.") < page.text.index("Results")
+    assert "- The Barlow sum has a floor." in (tmp_path / "report.md").read_text()
+
+
+def test_it_says_what_the_dataset_is_made_of(tmp_path):
+    page = Page(build(audited(), [], tmp_path, tmp_path).read_text())
+    for words in (
+        "The official split was taken.",
+        "3 images that the source lists could not be read and were left out.",
+        "Packing 1,797 images (4.2 MB) into 1.8 GB took 1 min 15 s, 24 images a second.",
+        "What the audit found Groups across splits: 1,204, stops a study.",
+        "1,204 patients lie in more than one split. Examples of groups across splits (2) patient <1> patient 2",
+        "Class balance: 3. mass is rare.",
+    ):
+        assert words in page.text, words
+    assert [e["tag"] for e in page.all("h4")] == ["h4"]
+    assert len([e for e in page.all("details") if "Examples" in e["text"]]) == 1
+
+
+def test_an_audit_without_findings_says_so(tmp_path):
+    clean = fixture.facts(dataset={**fixture.dataset(), "audit": []})
+    assert "no leak between splits" in Page(build(clean, [], tmp_path, tmp_path).read_text()).text
+
+
+def test_the_protocol_is_named_with_the_switches_that_depart_from_it(page, tmp_path):
+    assert "Protocol recommended, with every switch as it sets it" in page.text
+    facts = fixture.facts(protocol="authors", switches={"moco.queue": "640", "mse.pool": "grid"})
+    words = Page(build(facts, [], tmp_path, tmp_path).read_text()).text
+    assert "Protocol authors Set otherwise moco.queue 640; mse.pool grid" in words
+    assert "- mse.pool: grid" in (tmp_path / "report.md").read_text()
+
+
+def test_the_chosen_labels_are_linked_where_they_were_written(page, tmp_path):
+    assert not [a for a in page.all("a") if a["href"].endswith("labels.csv")]
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "labels.csv").write_text("id\n")
+    found = Page(build(fixture.facts(), [], tmp_path / "tables", tmp_path / "report").read_text())
+    (link,) = [a for a in found.all("a") if a["text"] == "labels.csv"]
+    assert (tmp_path / "report" / link["href"]).resolve() == tmp_path / "tables" / "labels.csv"
+
+
 def test_a_partial_study_gets_an_honest_page(stages, tmp_path):
     facts = fixture.facts(failed={"finetune moco_mse seed 1 full 1%": "StageError: out of <memory>"})
     page = Page(build(facts, small(stages), tmp_path, tmp_path).read_text())
@@ -302,9 +382,16 @@ def test_hostile_names_stay_text(stages, tmp_path):
         command=f"intermoco ablate {name}",
         arms={name: None},
         baseline=name,
-        dataset={**fixture.dataset(), "class_names": [name], "name": name},
+        dataset={
+            **fixture.dataset(),
+            **{"class_names": [name], "name": name, "notes": [name]},
+            "audit": [{"name": name, "count": 1, "severity": "note", "text": name, "examples": [name]}],
+        },
         versions={name: name},
-        protocol={name: name},
+        protocol=name,
+        switches={name: name},
+        accepted=(name,),
+        notes=(name,),
         failed={name: name},
     )
     hostile = [

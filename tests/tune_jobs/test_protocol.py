@@ -258,3 +258,17 @@ def test_blocks_and_switches_turn_one_thing_at_a_time() -> None:
             assert len(fields) <= 2, name
     blocks = load("blocks")
     assert {arm.mse.blocks if arm and arm.mse else () for arm in blocks.arms.values()} >= {(), (1,), (2,), (3,), (4,)}
+
+
+def test_an_arm_may_see_the_images_at_another_size_and_nothing_else_of_its_own() -> None:
+    raw = {"study": "x", "dataset": {"source": "digits"}, "seeds": [0]}
+    study = resolve(raw | {"arms": {"moco": {}, "large": {"dataset": {"size": 16}}, "supervised": "scratch"}})
+    assert resolve(yaml.safe_load(study.to_yaml())) == study
+    main, large = study.dataset, study.dataset_of("large")
+    assert large == dataclasses.replace(main, size=16)
+    stages = plan(study, {main: "a" * 64, large: "b" * 64})
+    keys = {stages.datasets[s.key].size: s.key for s in stages.of_kind("data")}
+    seen = {s.labels["arm"]: s.inputs["data"] for s in stages.stages if "data" in s.inputs and "arm" in s.labels}
+    assert seen == {"moco": keys[None], "large": keys[16], "supervised": keys[None]}
+    with pytest.raises(ConfigError, match=r"arms.large.dataset.split_seed: arms are compared on the same images"):
+        resolve(raw | {"arms": {"large": {"dataset": {"split_seed": 1}}}})

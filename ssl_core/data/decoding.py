@@ -1,0 +1,233 @@
+"""An image file -> uint8 pixels: PNG, JPEG, TIFF, BMP, WebP through Pillow, DICOM through `ssl_core.data.dicom`.
+
+What is kept of a file: its upright picture (EXIF orientation applied), its pixels' place between black and white.
+Transparent pixels are laid on black. Pixels of more than 8 bits become 0..255 as `intensity` says; colour images of 16
+bits keep their high bytes, which is the format's range, whatever `intensity` says: Pillow decodes them so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_core.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Intensity = Literal["image", "full"] | tuple[float, float]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+
+_GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_ORIENTATION, _BITS, _SIGN = 0x0112, 258, 339  # tags
+_SIGNED, _FLOAT = 2, 3  # values of _SIGN
+
+
+class Unreadable(DataError):
+    """One image that cannot be packed; the message says why in a few words, without the image's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What pixels are brought to."""
+
+    size: int | None  # side in pixels, squashed to a square; None: as stored
+    crop: int | None  # side of the middle that is kept afterwards
+    channels: Literal[1, 3]
+    intensity: Intensity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a file's header says."""
+
+    width: int  # upright
+    height: int
+    grey: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """An image in its form, and what it was as stored."""
+
+    pixels: NDArray[np.uint8]  # (H, W, C)
+    width: int
+    height: int
+    bits: int  # a channel
+
+
+def look(path: Path) -> Look:
+    """The file's size and kind, from its header. Unreadable where it has none."""
+    from PIL import Image
+
+    with _reasons(path):
+        if is_dicom(path):
+            from ssl_core.data import dicom
+
+            return Look(**dicom.look(path))
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION) in _TURNED:
+                width, height = height, width
+            return Look(width=width, height=height, grey=image.mode in _GREY)
+
+
+def decode(path: Path, form: Form) -> Decoded:
+    """The file's pixels in the form asked for.
+
+    Raises Unreadable for what is wrong with this file; DataError where DICOM is met without pydicom, or where the
+    file system fails (a file that is there but may not be read), which is no property of the image.
+    """
+    from PIL import Image, ImageOps
+
+    with _reasons(path):
+        if is_dicom(path):
+            from ssl_core.data import dicom
+
+            values, bits = dicom.read(path, form.intensity)
+            image = Image.fromarray(values)
+        else:
+            with Image.open(path) as opened:
+                frames = getattr(opened, "n_frames", 1)
+                if frames > 1:
+                    raise Unreadable(f"holds {frames} frames")
+                bits = _bits(opened)
+                limits = _limits(opened, bits)
+                image = ImageOps.exif_transpose(opened)  # decodes
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                image = Image.fromarray(_scaled(image, form.intensity, limits))
+        stored = image.size
+        return Decoded(pixels=shaped(_coloured(image, form.channels), form), width=stored[0], height=stored[1], bits=bits)
+
+
+def shaped(image: Image, form: Form) -> NDArray[np.uint8]:
+    """Pixels (H, W, C) of a grey or RGB image: resized (bilinear, antialiased where it shrinks), then cropped."""
+    from PIL.Image import Resampling
+
+    if form.size is not None and image.size != (form.size, form.size):
+        image = image.resize((form.size, form.size), Resampling.BILINEAR)
+    if form.crop is not None:
+        left, top = (image.width - form.crop) // 2, (image.height - form.crop) // 2
+        if left < 0 or top < 0:
+            raise Unreadable(f"{image.width} x {image.height} pixels are less than the crop of {form.crop}")
+        image = image.crop((left, top, left + form.crop, top + form.crop))
+    return _array(image)
+
+
+def from_array(pixels: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
+    """`pixels` (H, W, C), C of 1 or 3, in the form asked for."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return shaped(_coloured(image, form.channels), form)
+
+
+def to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """`values` with `low` black and `high` white, clipped. Where both are the same, what lies above is white."""
+    if high <= low:
+        return np.where(values > low, np.uint8(255), np.uint8(0))
+    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def limits(values: NDArray[Any], intensity: Intensity, full: tuple[float, float]) -> tuple[float, float]:
+    """The values that become black and white: of this image, of its format (`full`), or as given."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Unreadable("holds NaN or infinite values")
+    if intensity == "image":
+        return float(values.min()), float(values.max())
+    return full if intensity == "full" else intensity
+
+
+def is_dicom(path: Path) -> bool:
+    """By name, or by what stands at byte 128."""
+    if path.suffix.lower() == ".dcm":
+        return True
+    if path.suffix.lower() in SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _array(image: Image) -> NDArray[np.uint8]:
+    array = np.asarray(image, dtype=np.uint8)
+    return array.reshape(*array.shape[:2], -1)
+
+
+def _scaled(image: Image, intensity: Intensity, full: tuple[float, float]) -> NDArray[np.uint8]:
+    values = np.asarray(image)
+    if full[1] > 0x7FFFFFFF:
+        values = values.view(np.uint32)  # Pillow has no unsigned mode
+    return to_bytes(values, *limits(values, intensity, full))
+
+
+def _coloured(image: Image, channels: Literal[1, 3]) -> Image:
+    """The image as L or RGB, on black where it is transparent."""
+    from PIL import Image as pillow
+
+    mode = "L" if channels == 1 else "RGB"
+    if image.has_transparency_data:
+        flat = image.convert("RGBA")
+        image = pillow.alpha_composite(pillow.new("RGBA", flat.size, (0, 0, 0, 255)), flat)
+    elif image.mode not in (*_GREY, "RGB"):
+        image = image.convert("RGB")  # palette, CMYK, YCbCr, LAB
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _bits(image: Image) -> int:
+    """Bits a channel, as stored."""
+    tags = getattr(image, "tag_v2", None)  # TIFF says so itself: 12 bits come in a 16-bit mode
+    if tags is not None:
+        return int(tags.get(_BITS, (1,))[0])
+    raw = str(image.tile[0].args) if getattr(image, "tile", None) else ""
+    if "16" in raw or image.mode.startswith("I;16"):
+        return 16
+    return {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
+
+
+def _limits(image: Image, bits: int) -> tuple[float, float]:
+    """Least and greatest value that the format can hold; of floating point, 0 and 1."""
+    tags = getattr(image, "tag_v2", None)
+    sign = 1 if tags is None else int(tags.get(_SIGN, (1,))[0])
+    if image.mode == "F" or sign == _FLOAT:
+        return 0.0, 1.0
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if sign == _SIGNED else (0.0, 2.0**bits - 1)
+
+
+@contextlib.contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Whatever a decoder raises on a bad file, as Unreadable with few words."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        raise Unreadable("is empty" if empty else "is no image of a known format, or its header is damaged") from None
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"has too many pixels ({error})") from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise Unreadable("is missing") from None
+        if error.errno is not None:
+            raise DataError(f"{path} cannot be read ({error.strerror}); check its rights and its disk") from error
+        raise Unreadable(_words(error)) from error
+    except Exception as error:  # decoders meet damaged files with whatever their code runs into
+        raise Unreadable(_words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    cut = any(word in text.lower() for word in ("truncated", "premature", "unexpected end", "not enough"))
+    return f"is cut short ({text})" if cut else f"is damaged ({text or type(error).__name__})"
