@@ -135,12 +135,12 @@ def reading(table: DataFrame, facts: Facts, reference: str | None) -> list[str]:
         if differing := departures(facts):
             where = "one setting" if len(differing) == 1 else f"{len(differing)} settings"
             protocol += f"; its images or its pretraining differ from what the paper states in {where}, listed below"
-        protocol += ". A difference between the columns may come from that, and says nothing of the paper's numbers."
+        protocol += ". A difference may come from that alone, and says nothing for or against the paper's numbers."
     said = [
         protocol,
         "The paper's interval, mean ± 1.96 sd / √replicates, shrinks with the number of replicates, so it is no "
         "confidence interval, and the widths that the paper prints do not follow from it. Compare it with our numbers "
-        "under the same formula, never with our 95% bootstrap interval over groups.",
+        "under the same formula, never with our 95% bootstrap interval.",
     ]
     if source == "idc" and (table["metric"] == "f1").any():
         said.append(

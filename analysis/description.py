@@ -18,15 +18,16 @@ def losses(config: Mapping[str, Any] | None) -> str:
         return "No pretraining: downstream training starts from random weights."
     parts = []
     if mse := config.get("mse"):
-        pooled = "pooled to one value a channel" if mse.get("pool") == "gap" else "pooled to a coarse grid"
+        whole = mse.get("pool") == "gap" or (mse.get("pool") == "auto" and _cropped(config))
+        pooled = "pooled to one value a channel" if whole else "pooled to a coarse grid"
         parts.append(
             f"the mean squared error between the two views' features after {_blocks(mse)}, {pooled}, "
-            f"weighted {_weight(mse.get('scale'))}"
+            f"{_weight(mse.get('scale'))}"
         )
     if barlow := config.get("barlow"):
         parts.append(
             f"the Barlow Twins loss, which brings the two views' cross-correlation close to the identity, after "
-            f"{_blocks(barlow)}, weighted {_weight(barlow.get('scale'))} "
+            f"{_blocks(barlow)}, {_weight(barlow.get('scale'))} "
             f"(projector {barlow.get('width')} wide, lambda {_plain(barlow.get('lambd'))})"
         )
     return f"InfoNCE plus {', plus '.join(parts)}." if parts else "InfoNCE alone: plain MoCo."
@@ -80,22 +81,27 @@ def has_groups(dataset: Mapping[str, Any]) -> bool:
     return bool(dataset.get("groups")) and dataset.get("groups") != dataset.get("n")
 
 
-def caveats(dataset: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, str]]:
-    """(heading, text) of what the numbers do and do not show; some depend on the dataset and on the arms."""
-    unit = "groups (such as patients)" if has_groups(dataset) else "images"
+def caveats(
+    dataset: Mapping[str, Any],
+    arms: Mapping[str, Mapping[str, Any] | None],
+    downstream: Mapping[str, Any] | None = None,
+) -> list[tuple[str, str]]:
+    """(heading, text) of what the numbers do and do not show; some depend on the dataset, the arms and `downstream`,
+    the resolved fine-tuning."""
+    downstream = downstream or {}
+    by_group = has_groups(dataset) and downstream.get("resample") != "images"
+    unit = "groups (such as patients)" if by_group else "images"
+    labels = downstream.get("labels") or {}
+    shared_labels = "first weights and batches" if labels.get("per_arm") else "label subset, first weights and batches"
     found = [
         (
             "Intervals and seeds answer different questions.",
             f"The 95% bootstrap interval resamples the {unit} of the test split within one run: how much another test "
             "set of this size would move its score. How much another training run would move it, only seeds tell. "
             "Seeds are therefore the unit of every comparison between arms, paired because arms of a seed share their "
-            "label subset, first weights and batches.",
+            f"{shared_labels}.",
         ),
-        (
-            "Models were chosen on validation.",
-            "Early stopping and the KS reference look at the validation split only; every score here is of the test "
-            "split. Label fractions are nested: the images of a smaller one lie within every larger one.",
-        ),
+        _choice(downstream),
         (
             "One dataset is one dataset.",
             "Nothing here says how the arms compare on another modality, hospital, scanner or population.",
@@ -115,9 +121,24 @@ def caveats(dataset: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any] | N
         (
             "The paper's interval is no confidence interval.",
             "Mean ± 1.96 sd / √replicates shrinks with the number of replicates. The CSV files hold it as paper_low "
-            "and paper_high for comparison with the published tables, and nothing here uses it.",
+            "and paper_high for comparison with the published tables, and nothing here is judged by it.",
         ),
     ]
+    if has_groups(dataset) and not by_group:
+        found.append(
+            (
+                "The intervals take images of one group for independent.",
+                "Images of the same patient or slide resemble each other, so these intervals are narrower than they "
+                "would be over groups.",
+            )
+        )
+    if labels.get("per_arm"):
+        found.append(
+            (
+                "Each arm saw labels of its own.",
+                "Part of a difference between arms at a small label fraction is the luck of the draw.",
+            )
+        )
     if dataset.get("channels") == 1:
         found.append(
             (
@@ -142,6 +163,19 @@ def caveats(dataset: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any] | N
         )
     )
     return found
+
+
+def _choice(downstream: Mapping[str, Any]) -> tuple[str, str]:
+    """On whose weights were tested."""
+    test = "The KS reference is chosen on the validation split only; every score here is of the test split. "
+    nested = "Label fractions are nested: the images of a smaller one lie within every larger one."
+    if downstream.get("evaluate") == "last":
+        return ("The last weights were tested, not the best on validation.", test + nested)
+    return (
+        "Models were chosen on validation.",
+        "Early stopping and the KS reference look at the validation split only; every score here is of the test "
+        f"split. {nested}",
+    )
 
 
 def _narrow_batches(arms: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, int, int, int]]:
@@ -182,11 +216,14 @@ def _blocks(loss: Mapping[str, Any]) -> str:
 
 
 def _weight(scale: Any) -> str:
-    return (
-        "/".join(_plain(s) for s in scale)
-        if isinstance(scale, Sequence) and not isinstance(scale, str)
-        else _plain(scale)
-    )
+    if scale == "auto":
+        return "weighted so that each block's loss equals InfoNCE at the start"
+    many = isinstance(scale, Sequence) and not isinstance(scale, str)
+    return f"weighted {'/'.join(map(_plain, scale)) if many else _plain(scale)}"
+
+
+def _cropped(config: Mapping[str, Any]) -> bool:
+    return bool((config.get("augment") or {}).get("crop"))
 
 
 def _plain(value: Any) -> str:

@@ -25,6 +25,7 @@ class Facts:
     question: str = ""
     description: str = ""
     baseline: str | None = None  # the arm that others are compared with; the first one where not given
+    downstream: Mapping[str, Any] = field(default_factory=dict)  # resolved fine-tuning of all weights
     protocol: str = "recommended"  # the named protocol that the study starts from
     switches: Mapping[str, str] = field(default_factory=dict)  # where it departs from that protocol: key to value
     accepted: Sequence[str] = ()  # sentences on findings that would have stopped the study: what the page says first

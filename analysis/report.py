@@ -57,7 +57,7 @@ def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, repor
         seeds=facts.seeds,
         missing=len(facts.failed),
     )
-    caveats = description.caveats(facts.dataset, facts.arms)
+    caveats = description.caveats(facts.dataset, facts.arms, facts.downstream)
     verdicts = verdict_rows(tables["verdicts"], facts)
     paper = _paper(tables, facts)
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from ssl_core import checkpoint, finetuning, metrics
 from ssl_core.batches import Batches
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, load_classifier, probabilities
-from ssl_core.config import BarlowConfig, MseConfig
+from ssl_core.config import BarlowConfig, Mode, MseConfig
 from ssl_core.data import splits
-from ssl_core.data.dataset import TEST, VAL, Dataset
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset
 from ssl_core.encoder import Encoder, build_encoder, load_encoder
 from ssl_core.errors import NonFiniteError
-from ssl_core.toy import ENCODER, Seen, Silent, Toy, images
+from ssl_core.toy import ENCODER, Seen, Silent, Toy
 
 #: The same sum in another batch or order differs by less.
 CLOSE = 1e-6
@@ -75,9 +75,9 @@ def evaluated_weights_are_the_selected(toy: Toy) -> Seen:
 
 def fractions_augment_alike(toy: Toy) -> Seen:
     """A run on half the labels sees the views that a run on all of them sees of the same image."""
-    one = toy.dataset.images[toy.dataset.rows(0)[0]]
-    alike = images(len(toy.dataset.rows(0)), len(toy.dataset.rows(VAL)), len(toy.dataset.rows(TEST)))
-    alike.images[alike.splits == 0] = one  # wherever a run looks, it looks at this image
+    pixels = np.array(toy.dataset.images[np.arange(len(toy.dataset))])
+    pixels[toy.dataset.splits == TRAIN] = pixels[0]  # wherever a run looks, it looks at one image
+    alike = dataclasses.replace(toy.dataset, images=pixels)
     seen = {f: _training_views(toy, alike, f) for f in (0.5, 1.0)}
     spread = {f: torch.stack(views).std(0).mean().item() for f, views in seen.items()}  # over steps
     pairs = list(zip(seen[0.5], seen[1.0], strict=False))
@@ -117,7 +117,7 @@ def arms_start_from_the_same_weights(toy: Toy) -> Seen:
         others[arm] = state_digest({**moco.query.head.state_dict(), **queue})
     first: list[str] = []
 
-    def remember(encoder: Encoder, x: Tensor) -> None:
+    def remember(encoder: Encoder, _: Tensor) -> None:
         if not first:
             first.append(state_digest(encoder.state_dict()))
 
@@ -137,11 +137,10 @@ def label_fractions_are_nested(toy: Toy) -> Seen:
     other = build_encoder(ENCODER, channels, 7)  # another arm's
     drawn: dict[float, list[set[str]]] = {}
     for fraction in (0.25, 0.5, 1.0):
+        configs = [toy.finetuning(mode, fraction=fraction) for mode in get_args(Mode)]
         runs = [
-            finetuning.Finetuning(
-                toy.finetuning(mode, fraction=fraction), toy.dataset, weights, (mean, std), toy.device
-            )
-            for mode, weights in (("full", encoder), ("linear", other), ("scratch", other))
+            finetuning.Finetuning(config, toy.dataset, weights, (mean, std), toy.device)
+            for config, weights in zip(configs, (encoder, other, other), strict=True)
         ]
         drawn[fraction] = [set(run.samples()["ids"]) for run in runs]
     sizes = [len(sets[0]) for sets in drawn.values()]
@@ -154,7 +153,7 @@ def label_fractions_are_nested(toy: Toy) -> Seen:
     )
 
 
-def no_group_is_in_two_splits(toy: Toy) -> Seen:
+def no_group_is_in_two_splits(_: Toy) -> Seen:
     """Splits that are made keep every group (patient) in one of them."""
     rng = np.random.default_rng(0)
     groups = np.array([f"patient{i}" for i in rng.integers(0, 60, 300)])
@@ -187,7 +186,7 @@ def finetuning_stops_at_nan(toy: Toy) -> Seen:
 @torch.no_grad()
 def _predict(model: Classifier, batches: Batches, split: int, size: int) -> Any:
     """Probabilities [n, K] of a split's images in row order."""
-    model.to(batches.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model.to(batches.device).to(memory_format=torch.channels_last).eval()
     rows = batches.dataset.rows(split)
     parts = [probabilities(model(batches.plain(rows[i : i + size])), "binary") for i in range(0, len(rows), size)]
     return torch.cat(parts).cpu().numpy()

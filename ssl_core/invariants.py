@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def check(
     `before` and `after` hear of each as it comes. An invariant that raises has failed, and its text holds the error.
     """
     verdicts: list[Verdict] = []
-    with tempfile.TemporaryDirectory(prefix="intermoco-") as folder:
+    with tempfile.TemporaryDirectory(prefix="intermoco-") as folder, _exact():
         toy = Toy(folder=Path(folder), device=devices.choose(device))
         for invariant in invariants:
             if before:
@@ -97,6 +98,18 @@ def check(
             if after:
                 after(verdicts[-1])
     return verdicts
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """One thread, as on images this small threads mostly wait for each other; on an accelerator float32 is float32."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _tried(invariant: Invariant, toy: Toy) -> Verdict:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.config import NO_AUGMENT, AugmentConfig, EncoderConfig, FinetuneConfig, Mode, MocoConfig, PretrainConfig
+from ssl_core.config import NO_AUGMENT, AugmentConfig, EncoderConfig, FinetuneConfig, MocoConfig, Mode, PretrainConfig
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
 from ssl_core.encoder import build_encoder, save_encoder
 from ssl_core.pretraining import Pretraining
@@ -39,7 +39,7 @@ class Toy:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return images(N_TRAIN, N_VAL, N_TEST)
+        return _images(N_TRAIN, N_VAL, N_TEST)
 
     @cached_property
     def encoder(self) -> Path:
@@ -107,7 +107,7 @@ class Silent:
         pass
 
 
-def images(n_train: int, n_val: int, n_test: int) -> Dataset:
+def _images(n_train: int, n_val: int, n_test: int) -> Dataset:
     """Blurred noise, a little redder in the second class; neighbours in pairs are a group of one class."""
     n = n_train + n_val + n_test
     rng = np.random.default_rng(0)

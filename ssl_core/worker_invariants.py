@@ -15,6 +15,7 @@ from torch import nn
 
 from ssl_core import distributed
 from ssl_core.config import MseConfig
+from ssl_core.data.dataset import TRAIN
 from ssl_core.losses import mse_loss
 from ssl_core.moco import Moco
 from ssl_core.toy import Seen, Toy
@@ -28,8 +29,10 @@ SHUFFLE: Literal["undone", "embedding", "none"] = "undone"
 def two_workers_keep_the_order(toy: Toy) -> Seen:
     """Two workers that shuffle keys get keys and block features back in the order of their queries."""
     folder = toy.workdir("workers")
-    spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=_worker, args=(rank, folder, SHUFFLE), daemon=True) for rank in range(WORLD)]
+    # a fork of this process would inherit locks of its threads; one of a fresh process does not, and is imported once
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    workers = [fresh.Process(target=_worker, args=(rank, folder, SHUFFLE), daemon=True) for rank in range(WORLD)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -65,7 +68,7 @@ def _worker(rank: int, folder: Path, shuffle: Literal["undone", "embedding", "no
     for module in moco.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    rows = toy.dataset.rows(0)
+    rows = toy.dataset.rows(TRAIN)
     part = distributed.share(len(rows))
     pixels = torch.from_numpy(toy.dataset.images[rows]).permute(0, 3, 1, 2).float() / 255
     view, codes = pixels[part], torch.from_numpy(rows)[part]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.data.sources import fingerprint, pack
+from ssl_core.data.dataset import shard_digests
+from ssl_core.data.packing import fingerprint, pack
 from ssl_core.errors import ConfigError
 from ssl_core.feasibility import check_pretrain
+from tune_jobs.cluster import local_ray
+from tune_jobs.packing import Bar, OnRay, Start
 from tune_jobs.plan import Plan, plan
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
@@ -20,6 +25,7 @@ from tune_jobs.study import Study
 if TYPE_CHECKING:
     from ssl_core.data.dataset import Dataset
 
+PARTIAL = ".pack"  # folder of datasets that are being packed, below the stages
 DIGESTS = ".digests.json"  # of source files, so that an unchanged dataset is not read again for its fingerprint
 
 
@@ -31,29 +37,44 @@ def planned(study: Study, store: Store, *, remember: bool = True) -> Plan:
     cache = store.stages / DIGESTS if remember else None
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-    return plan(study, fingerprint(study.dataset, cache=cache))
+    with Bar("reading") as bar:
+        return plan(study, fingerprint(study.dataset, cache=cache, progress=bar))
 
 
-def packed(study: Study, store: Store, stage: Stage, facts: Mapping[str, Any]) -> tuple[Dataset, bool]:
+def packed(
+    study: Study, store: Store, stage: Stage, facts: Mapping[str, Any], *, on_ray: Start = local_ray
+) -> tuple[Dataset, bool]:
     """The study's packed dataset, and whether it was packed just now.
 
-    Raises DataError for everything wrong with the data: an unreadable image (with its path), a class absent from a
-    split, images of several channel counts, ...
+    What a killed run packed of it is kept in `<root>/stages/.pack/<stage>` and gone on with. `on_ray` starts or joins
+    the Ray that decodes where there is more than one shard.
+    Raises DataError for what is wrong with the data as a whole: a class absent from a split, images of several sizes,
+    ... Single images that cannot be read are left out and listed.
     """
     from ssl_core.data.dataset import Dataset
 
     if store.finished(stage):
         return Dataset.open(store.find("data", stage.key)), False
     started, clock = time.time(), time.monotonic()
-    work = store.begin(stage)
-    try:
-        pack(study.dataset, work)
+    work = store.stages / PARTIAL / stage.folder
+    with _alone(work.with_name(f"{work.name}.lock")):
+        if store.finished(stage):  # another study packed it meanwhile
+            return Dataset.open(store.find("data", stage.key)), False
+        with OnRay(on_ray) as run, Bar(f"packing {study.dataset.name or study.dataset.source}") as bar:
+            pack(study.dataset, work, run=run, cache=store.stages / DIGESTS, progress=bar)
         seconds = {"started": started, "wall_seconds": time.monotonic() - clock, "accelerator_seconds": 0.0}
-        store.publish(stage, work, {**facts, **seconds, "environment": {"cpus": os.cpu_count()}})
-    except BaseException:
-        store.discard(work)
-        raise
+        environment = {"environment": {"cpus": os.cpu_count()}}
+        store.publish(stage, work, {**facts, **seconds, **environment}, digests=shard_digests(work))
     return Dataset.open(store.find("data", stage.key)), True
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process packs the same dataset in this root."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield
 
 
 def check(study: Study, dataset: Dataset) -> list[str]:

@@ -2,6 +2,7 @@
 
     <root>/stages/<kind>-<key>/manifest.json   and the stage's files
     <root>/stages/.work/<kind>-<key>-<random>  while it is being made; never read
+    <root>/stages/.pack/data-<key>             a dataset while it is being packed; a killed run's is gone on with
     <root>/stages/.train/<kind>-<key>          Ray Train's checkpoints of a pretraining under way
 
 A folder with a manifest is finished; anything else is not there. `root` is a folder that all nodes see.
@@ -64,12 +65,17 @@ class Store:
         """Where Ray Train keeps the checkpoints of a pretraining until it is published."""
         return self.stages / ".train" / stage.folder
 
-    def publish(self, stage: Stage, work: Path, facts: Mapping[str, Any]) -> Path:
+    def publish(
+        self, stage: Stage, work: Path, facts: Mapping[str, Any], *, digests: Mapping[str, str] | None = None
+    ) -> Path:
         """Turn a working folder into a finished stage. `facts` (environment, seconds, ...) join the manifest.
+
+        `digests` are the SHA-256 of files, by name below `work`, that are known already and need no reading again.
 
         Where the same stage was published meanwhile by somebody else, theirs stays and ours is dropped: the identity
         is the same, so are the results.
         """
+        known = digests or {}
         files = sorted(p for p in work.rglob("*") if p.is_file())
         manifest = {
             "kind": stage.kind,
@@ -78,7 +84,9 @@ class Store:
             "config": stage.config,
             "inputs": dict(stage.inputs),
             "files": {
-                p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files
+                name: {"bytes": path.stat().st_size, "sha256": known.get(name) or file_digest(path)}
+                for path in files
+                for name in [path.relative_to(work).as_posix()]
             },
             **facts,
         }

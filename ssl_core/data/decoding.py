@@ -26,6 +26,8 @@ Intensity = Literal["image", "full"] | tuple[float, float]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
 
+MISSING = "is missing"  # why a file that is not there is unreadable
+
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _ORIENTATION, _BITS, _SIGN = 0x0112, 258, 339  # tags
@@ -98,7 +100,7 @@ def decode(path: Path, form: Form) -> Decoded:
         else:
             with Image.open(path) as opened:
                 frames = getattr(opened, "n_frames", 1)
-                if frames > 1:
+                if frames > 1 and opened.format != "MPO":  # a camera's JPEG with its own previews behind it
                     raise Unreadable(f"holds {frames} frames")
                 bits = _bits(opened)
                 limits = _limits(opened, bits)
@@ -106,7 +108,9 @@ def decode(path: Path, form: Form) -> Decoded:
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
                 image = Image.fromarray(_scaled(image, form.intensity, limits))
         stored = image.size
-        return Decoded(pixels=shaped(_coloured(image, form.channels), form), width=stored[0], height=stored[1], bits=bits)
+        return Decoded(
+            pixels=shaped(_coloured(image, form.channels), form), width=stored[0], height=stored[1], bits=bits
+        )
 
 
 def shaped(image: Image, form: Form) -> NDArray[np.uint8]:
@@ -188,7 +192,8 @@ def _bits(image: Image) -> int:
     tags = getattr(image, "tag_v2", None)  # TIFF says so itself: 12 bits come in a 16-bit mode
     if tags is not None:
         return int(tags.get(_BITS, (1,))[0])
-    raw = str(image.tile[0].args) if getattr(image, "tile", None) else ""
+    tiles = getattr(image, "tile", None)  # how the file's bytes become the mode's, e.g. "RGB;16B"
+    raw = str(tiles[0].args) if tiles else ""
     if "16" in raw or image.mode.startswith("I;16"):
         return 16
     return {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
@@ -219,7 +224,7 @@ def _reasons(path: Path) -> Iterator[None]:
         raise Unreadable(f"has too many pixels ({error})") from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise Unreadable("is missing") from None
+            raise Unreadable(MISSING) from None
         if error.errno is not None:
             raise DataError(f"{path} cannot be read ({error.strerror}); check its rights and its disk") from error
         raise Unreadable(_words(error)) from error

@@ -8,7 +8,12 @@ into bands: copies agree in one band at least, and no step is quadratic in image
 
 Calibrated on the 5,808 real X-rays of the Kermany dataset (64 px); share of altered copies found at `LIKENESS`:
 
-CALIBRATION
+    JPEG quality 60 to 95, resized to 50-90% and back          1.00
+    brightness 5%, contrast 10%, gamma 0.95 to 1.3, stretched  1.00
+    cropped by 1, 2, 3% on each side                           1.00, 0.995, 0.93
+    shifted by 1, 2% (the edge filled black)                   1.00, 0.985
+
+Among 16.9 million pairs of its different images none is called alike. 112,120 thumbnails take 8 s on one core.
 """
 
 from __future__ import annotations
@@ -29,15 +34,18 @@ _SIDE = THUMB - 2 * _TRIM
 _FLAT = 2.0  # grey levels of spread (standard deviation) below which a thumbnail shows nothing to compare
 _HASH_WAVES = 8  # frequencies a side that are hashed: few, so that altered copies keep their bits
 _WAVES = 14  # frequencies a side that decide: many, so that different pictures differ
-_NOISE = 0.03  # of a coefficient, from 8-bit rounding, in units of the thumbnail's own spread
+_NOISE = 0.1  # of a coefficient, from rounding and compression, in units of the thumbnail's own spread
 _PRIOR = 50  # images that the prior spectrum weighs as much as: it steadies small datasets
 _FEW = 10  # images below which the dataset's mean is hardly taken off: it would be the images themselves
 _BITS = 256
 _ALIKE_BITS = 56  # most bits in which a pair worth a look differs: 99% of the altered copies above differ in fewer
-_NEIGHBOURS = 128  # of a row in a band's order that it is compared with: bounds the work where thousands are alike
+_NEIGHBOURS = 96  # of a row in a band's order that it is compared with: bounds the work where thousands are alike
 _NEAREST = 16  # rows that a row is looked at with in the end
 _ROWS = 4096  # thumbnails worked on together
 _PAIRS = 1 << 22  # pairs held before they are thinned out
+_LOOKS = 1 << 18  # pairs looked at: hundreds of times what 112,120 different images need
+
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]  # lower rows, higher rows, bits apart
 
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
@@ -54,7 +62,7 @@ def describe(images: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
     shape = repr(images.shape[1:]).encode()
     for row, image in enumerate(images):
         digests[row] = np.frombuffer(
-            blake2b(np.ascontiguousarray(image), digest_size=16, person=shape[:16]).digest(), dtype=np.uint8
+            blake2b(image.tobytes(), digest_size=16, person=shape[:16]).digest(), dtype=np.uint8
         )
         lines = (down @ image.reshape(height, -1).astype(np.float32)).reshape(THUMB, width, channels)
         grey = lines @ _GREY if channels == 3 else lines[..., 0]  # (32, W)
@@ -69,7 +77,9 @@ def _area(side: int) -> NDArray[np.float32]:
     pixels = np.arange(side)
     overlap = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
     weights = overlap.clip(min=0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights /= weights.sum(axis=1, keepdims=True)
+    averaging: NDArray[np.float32] = weights.astype(np.float32)
+    return averaging
 
 
 def flat(thumbs: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -104,14 +114,14 @@ def near_duplicates(thumbs: NDArray[np.uint8], splits: NDArray[np.int8] | None =
 def candidates(
     bits: NDArray[np.bool_], splits: NDArray[np.int8] | None = None, *, most: int = _ALIKE_BITS
 ) -> NDArray[np.int64]:
-    """Pairs of rows (P, 2), the lower first, whose hashes (N, 256) agree in one band and differ in `most` bits or fewer.
+    """Pairs of rows (P, 2), the lower first, whose hashes (N, 256) agree in a band and differ in `most` bits or fewer.
 
     Bands have log2(N) - 3 bits, 12 to 16. A pair that differs in fewer bits than there are bands agrees in one of them
-    (the pigeonhole principle), so it is missed only if more than 128 rows share the band with it, or 16 are nearer.
+    (the pigeonhole principle), so it is missed only if more than 96 rows share the band with it or 16 are nearer.
     """
     width = int(np.clip(round(np.log2(max(2, len(bits)))) - 3, 12, 16))
     words = np.packbits(bits, axis=1).view(np.uint64)  # (N, 4)
-    low, high, apart = (np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.uint16))
+    held: list[_Pairs] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint16))]
     for band in range(bits.shape[1] // width):
         # The bits after the band order the rows inside it, so that a row's neighbours are its likes.
         key = np.packbits(np.roll(bits, -band * width, axis=1)[:, :64], axis=1).view(">u8")[:, 0].astype(np.uint64)
@@ -125,28 +135,26 @@ def candidates(
             if splits is not None:
                 across = splits[a] != splits[b]
                 a, b = a[across], b[across]
-            distance = np.bitwise_count(words[a] ^ words[b]).sum(axis=1, dtype=np.uint16)
-            close = distance <= most
-            low = np.concatenate([low, np.minimum(a, b)[close]])
-            high = np.concatenate([high, np.maximum(a, b)[close]])
-            apart = np.concatenate([apart, distance[close]])
-            if len(low) > _PAIRS:
-                low, high, apart = _nearest(low, high, apart)
-    low, high, _ = _nearest(low, high, apart)
+            apart = np.bitwise_count(words[a] ^ words[b]).sum(axis=1, dtype=np.uint16)
+            close = apart <= most
+            held.append((np.minimum(a, b)[close], np.maximum(a, b)[close], apart[close]))
+            if sum(len(pairs[0]) for pairs in held[1:]) > _PAIRS:
+                held = [_nearest(held)]
+    low, high, _ = _nearest(held)
     return np.stack([low, high], axis=1)
 
 
-def _nearest(
-    low: NDArray[np.int64], high: NDArray[np.int64], apart: NDArray[np.uint16]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
-    """The pairs, each once, and of each lower row only the nearest."""
+def _nearest(held: list[_Pairs]) -> _Pairs:
+    """The pairs, each once: of each lower row the nearest, and of all too many pairs each row's nearest first."""
+    low, high, apart = (np.concatenate(part) for part in zip(*held, strict=True))
     order = np.lexsort((high, apart, low))
     low, high, apart = low[order], high[order], apart[order]
     if len(low):
         new = np.r_[True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])]  # equal pairs are equally far: neighbours
         low, high, apart = low[new], high[new], apart[new]
     rank = np.arange(len(low)) - np.searchsorted(low, low)
-    kept = rank < _NEAREST
+    kept = np.flatnonzero(rank < _NEAREST)
+    kept = np.sort(kept[np.argsort(rank[kept], kind="stable")[:_LOOKS]])
     return low[kept], high[kept], apart[kept]
 
 
@@ -204,7 +212,7 @@ def _spectrum(thumbs: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[NDArr
 def _set_apart(
     waves: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(n, 8 x 8): the hashed frequencies less the dataset's mean, less what the image's own small moves would explain."""
+    """(n, 8 x 8): the hashed frequencies less the dataset's mean, less what small moves of the image explain."""
     few = slice(_HASH_WAVES)
     weight = scale[few, few].ravel()
     own = (waves[:, 0] - mean[few, few].ravel()) * weight
@@ -219,7 +227,7 @@ def _likeness(
     a and b are weighted frequencies less the dataset's mean; a - b is less what shift, stretch and contrast explain.
     """
     first, second = (_waves(thumbs[pairs[:, side]], _WAVES) * scale.ravel() for side in (0, 1))
-    moves = (first + second) / 2  # (n, 5, 196): the picture itself stands for a change of contrast
+    moves = (first + second) * np.float32(0.5)  # (n, 5, 196): the picture itself stands for a change of contrast
     centre = mean.ravel() * scale.ravel()
     lengths = ((first[:, 0] - centre) ** 2).sum(axis=1) + ((second[:, 0] - centre) ** 2).sum(axis=1)
     rest = _less(first[:, 0] - second[:, 0], moves)

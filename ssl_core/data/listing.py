@@ -64,3 +64,8 @@ def listing(config: DatasetConfig) -> Listing:
             return idc.listing(config)
         case "medmnist":
             return medmnist.listing(config)
+
+
+def numbered(n: int) -> NDArray[np.str_]:
+    """Row numbers of equal width, as ids of images that have no names."""
+    return np.array([f"{i:0{len(str(n - 1))}d}" for i in range(n)])

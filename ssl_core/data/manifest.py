@@ -38,7 +38,7 @@ def listing(config: DatasetConfig) -> Listing:
     folder = path.parent
     paths = tuple(folder / name for name in ids)
     scan.check_any(
-        paths,
+        ids,
         int(any(map(os.path.exists, paths))),
         looked_in=f"{folder.resolve()}, the folder that paths in {path.name} are relative to",
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Task
-from ssl_core.data.reading import SPLIT_WORDS, Raw, numbered, resized
+from ssl_core.data.listing import SPLIT_WORDS, Listing, numbered
 from ssl_core.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -31,33 +31,33 @@ def find(config: DatasetConfig) -> Path:
     return path
 
 
-def read(config: DatasetConfig) -> Raw:
-    """The file's arrays, checked. DataError names the array that is missing, broken or of the wrong shape."""
+def listing(config: DatasetConfig) -> Listing:
+    """The file's arrays, checked. DataError names the array that is missing, broken or of the wrong shape.
+
+    Of the images only the header is read; the pixels come when they are asked for.
+    """
     path = find(config)
+    with _opened(path) as archive:
+        return _from_arrays(config, archive, path)
+
+
+def _opened(path: Path) -> NpzFile:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is no .npz file, or is cut short; copy it again, or save it with np.savez")
     try:
         archive = np.load(path, allow_pickle=False)
     except _BROKEN as error:
         raise DataError(f"{path} cannot be read as .npz ({error}); copy it or save it again") from error
-    with archive:
-        return _from_arrays(config, archive, path)
+    assert isinstance(archive, NpzFile)
+    return archive
 
 
-def _from_arrays(config: DatasetConfig, archive: Mapping[str, NDArray[Any]], path: Path) -> Raw:
+def _from_arrays(config: DatasetConfig, archive: NpzFile, path: Path) -> Listing:
     def key_of(setting: str) -> str:
         return getattr(config, setting) or setting.removesuffix("_key")
 
     def take(setting: str) -> NDArray[Any]:
-        key = key_of(setting)
-        if key not in archive:
-            raise DataError(f"{path} has no array {key!r} (dataset.{setting}){nearest(key, archive)}")
-        try:
-            return archive[key]
-        except _BROKEN as error:  # truncated, or Python objects, whose unpickling would run their code
-            raise DataError(
-                f"{path}: array {key!r} cannot be read ({error}); save it again as a plain array"
-            ) from error
+        return _array(archive, path, key_of(setting), setting)
 
     def take_rows(setting: str) -> NDArray[Any] | None:
         """One value an image; None where the default key is not there."""
@@ -68,8 +68,9 @@ def _from_arrays(config: DatasetConfig, archive: Mapping[str, NDArray[Any]], pat
             raise DataError(f"{path}: {key_of(setting)!r} has shape {array.shape}; expected one value for {n} images")
         return array
 
-    images = _checked_images(take("images_key"), config, f"{path}: {key_of('images_key')!r}")
-    n = len(images)
+    images_key = key_of("images_key")
+    shape = _checked_images(*_header(archive, path, images_key), config, f"{path}: {images_key!r}")
+    n = shape[0]
     labels = take("labels_key")
     if len(np.atleast_1d(labels)) != n:
         raise DataError(f"{path}: {key_of('labels_key')!r} has {len(np.atleast_1d(labels))} rows for {n} images")
@@ -77,27 +78,65 @@ def _from_arrays(config: DatasetConfig, archive: Mapping[str, NDArray[Any]], pat
     names = take("class_names_key") if config.class_names_key or names_key in archive else None
     labels, class_names, task = _classes(labels, names, f"{path}: {key_of('labels_key')!r}", names_key)
     ids, groups, split = take_rows("ids_key"), take_rows("group_key"), take_rows("split_key")
-    return Raw(
-        images=resized(images, config.size),
+    return Listing(
         labels=labels,
         class_names=class_names,
         task=task,
         ids=numbered(n) if ids is None else _unique(_texts(ids, f"{path}: {key_of('ids_key')!r}"), path),
         groups=None if groups is None else _texts(groups, f"{path}: {key_of('group_key')!r}"),
         given=None if split is None else _split_numbers(split, f"{path}: {key_of('split_key')!r}"),
+        pixels=lambda: _pixels(path, images_key, shape),
+        tables={"npz": path},
+        channels=1 if shape[3] == 1 else 3,
     )
 
 
-def _checked_images(images: NDArray[Any], config: DatasetConfig, where: str) -> NDArray[np.uint8]:
-    if images.dtype != np.uint8:
-        raise DataError(f"{where} is {images.dtype}; scale it to 0..255 and save it as uint8")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
-        raise DataError(f"{where} has shape {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
-    if config.size is None and images.shape[1] != images.shape[2]:
-        raise DataError(f"{where} is {images.shape[1]} x {images.shape[2]} pixels; set dataset.size to make it square")
-    return images
+def _array(archive: NpzFile, path: Path, key: str, setting: str) -> NDArray[Any]:
+    _require(archive, path, key, setting)
+    try:
+        array: NDArray[Any] = archive[key]
+    except _BROKEN as error:  # truncated, or Python objects, whose unpickling would run their code
+        raise DataError(f"{path}: array {key!r} cannot be read ({error}); save it again as a plain array") from error
+    return array
+
+
+def _require(archive: NpzFile, path: Path, key: str, setting: str) -> None:
+    if key not in archive:
+        raise DataError(f"{path} has no array {key!r} (dataset.{setting}){nearest(key, archive)}")
+
+
+def _header(archive: NpzFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array, its values left where they are."""
+    _require(archive, path, key, "images_key")
+    assert archive.zip is not None  # it is open
+    try:
+        with archive.zip.open(f"{key}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+    except _BROKEN as error:
+        raise DataError(f"{path}: array {key!r} cannot be read ({error}); save it again as a plain array") from error
+    return shape, dtype
+
+
+def _pixels(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    with _opened(path) as archive:
+        return _array(archive, path, key, "images_key").reshape(shape)
+
+
+def _checked_images(
+    shape: tuple[int, ...], dtype: np.dtype[Any], config: DatasetConfig, where: str
+) -> tuple[int, int, int, int]:
+    """(N, H, W, C)."""
+    if dtype != np.uint8:
+        raise DataError(f"{where} is {dtype}; scale it to 0..255 and save it as uint8")
+    full = (*shape, 1) if len(shape) == 3 else shape
+    if len(full) != 4 or full[3] not in (1, 3) or 0 in full:
+        raise DataError(f"{where} has shape {full}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
+    n, height, width, channels = full
+    if config.size is None and config.crop is None and height != width:
+        raise DataError(f"{where} is {height} x {width} pixels; set dataset.size to make it square")
+    return n, height, width, channels
 
 
 def _classes(

@@ -28,12 +28,12 @@ def files(folder: Path) -> list[str]:
     return sorted(name for name, is_folder in _entries(folder) if not is_folder)
 
 
-def check_any(paths: Sequence[Path], present: int, *, looked_in: str) -> None:
+def check_any(names: Sequence[str], present: int, *, looked_in: str) -> None:
     """DataError where not one of the images that a source names is there."""
     if not present:
         raise DataError(
-            f"none of the {len(paths)} images is there, e.g. {paths[0].name}; looked in {looked_in}. Unpack them there, "
-            "or correct dataset.path"
+            f"none of the {len(names)} images is there, e.g. {names[0]}; looked in {looked_in}. Unpack them "
+            "there, or correct dataset.path"
         )
 
 

@@ -47,7 +47,8 @@ class Shards:
     def __getitem__(self, rows: slice | NDArray[Any] | Sequence[int]) -> NDArray[np.uint8]: ...
     def __getitem__(self, rows: int | slice | NDArray[Any] | Sequence[int]) -> NDArray[np.uint8]:
         if isinstance(rows, int | np.integer):
-            return self._gather(self._checked(np.array([rows])))[0]
+            one: NDArray[np.uint8] = self._gather(self._checked(np.array([rows])))[0]
+            return one
         if isinstance(rows, slice):
             return self._gather(np.arange(*rows.indices(len(self))))
         wanted = np.asarray(rows)

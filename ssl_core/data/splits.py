@@ -1,12 +1,10 @@
-"""Who trains, who validates, who tests, and which training labels a small fraction may see. Pure functions of a seed.
+"""Who trains, who validates, who tests. Pure functions of a seed.
 
-Both questions are answered by the same idea: rows (or whole groups) are dealt one at a time, each to where the counts
-lag their targets most, so that counts keep to their targets at every moment and a prefix of the deal is stratified too.
+Whole groups are dealt one at a time, each to the split whose counts lag their targets most.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.data.dataset import SPLITS, TEST, TRAIN, VAL
+from ssl_core.data.labels import label_subset as label_subset
+from ssl_core.data.labels import outcomes_of
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator
 
 _ATTEMPTS = 20  # deals tried before a class is said not to fit into every split
-_JOINT = 0.1  # weight of how labels come together, beside the labels' own counts, in the multi-label order
 
 
 def make_splits(
@@ -39,7 +38,7 @@ def make_splits(
     """
     shares = np.array([1 - validation - test, validation, test])
     used = [s for s in (TRAIN, VAL, TEST) if shares[s] > 0]
-    outcomes, names = _outcomes(labels, class_names)  # (N, C) of 0/1
+    outcomes, names = outcomes_of(labels, class_names)  # (N, C) of 0/1
     _, unit = np.unique(groups, return_inverse=True)  # (N,) group numbers
     units = int(unit.max(initial=-1)) + 1
     sizes = np.bincount(unit, minlength=units)  # (G,)
@@ -111,11 +110,9 @@ def _check_enough(counts: NDArray[Any], names: Sequence[str], used: Sequence[int
             )
 
 
-def check_splits(
-    labels: NDArray[Any], groups: NDArray[np.str_], splits: NDArray[np.int8], *, class_names: Sequence[str] = ()
-) -> None:
-    """DataError where a split is empty or lacks a class, or a group is in two splits."""
-    outcomes, names = _outcomes(labels, class_names)
+def check_splits(labels: NDArray[Any], splits: NDArray[np.int8], *, class_names: Sequence[str] = ()) -> None:
+    """DataError where a split is empty or lacks a class. Groups in two splits are the audit's to judge."""
+    outcomes, names = outcomes_of(labels, class_names)
     for s, split in enumerate(SPLITS):
         rows = splits == s
         if not rows.any():
@@ -129,142 +126,11 @@ def check_splits(
                 f"split {split} has no image of {', '.join(absent)}{more}, so no score is defined on it; "
                 "move groups between the splits, or merge or drop the class"
             )
-    pairs = np.unique(np.stack([np.unique(groups, return_inverse=True)[1], splits.astype(np.int64)], axis=1), axis=0)
-    straddling = np.unique(groups)[np.unique(pairs[1:, 0][pairs[1:, 0] == pairs[:-1, 0]])]
-    if len(straddling):
-        raise DataError(
-            f"{len(straddling)} group{' is' if len(straddling) == 1 else 's are'} in more than one split, e.g. "
-            f"{', '.join(str(g) for g in straddling[:3])}; a group (patient) must stay in one: correct the splits, or "
-            "leave them out to have them made"
-        )
 
 
-def label_subset(labels: NDArray[Any], splits: NDArray[np.int8], *, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Ascending row numbers of the training images whose labels a `fraction` in (0, 1] of them may see: (n,) int64.
-
-    n is `fraction` of the training rows, rounded. All fractions of a seed are prefixes of one order, so smaller ones
-    lie inside larger ones. The order starts with one row of every class (each outcome of every label) and goes on with
-    whichever row keeps the class counts closest to their shares (paper section 3.3: the class distribution matches).
-    From where every class has a share of one row on, each class is within 1 row of its share. With several labels this
-    is measured, not proved: 0.91 at most on the 14 labels of NIH chest X-ray, and on small data up to 1.3 above
-    fraction 0.95, where little choice is left.
-    Raises DataError where n rows cannot hold every class, naming the smallest fraction that does.
-    """
-    if not 0 < fraction <= 1:
-        raise DataError(f"label fraction {fraction} must lie in (0, 1]")
-    rows = np.flatnonzero(splits == TRAIN)
-    n = round(fraction * len(rows))
-    if len(rows) == 0:
-        raise DataError("there are no training images to take a label fraction of; mark some images train")
-    if n == len(rows):
-        return rows
-    rng = generator(seed, "label fraction")
-    order, needed = (_order_classes if labels.ndim == 1 else _order_labels)(labels[rows], n, rng)
-    if n < needed:
-        raise DataError(
-            f"label fraction {fraction} keeps {n} of {len(rows)} training images, too few to hold every class; "
-            f"the smallest fraction that does is {_fraction(needed, len(rows))} ({needed} images)"
-        )
-    return np.sort(rows[order[:n]])
-
-
-def _fraction(n: int, of: int) -> float:
-    """A fraction with few digits, hardly above n / of, that rounds to at least n of `of` rows."""
-    for digits in range(1, 16):
-        scale = 10.0**digits
-        fraction = math.ceil(n / of * scale) / scale
-        if n <= round(fraction * of) <= 1.1 * n:
-            return fraction
-    return 1.0
-
-
-def _order_classes(labels: NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
-    """The first n rows of the order by class, and how many of them are its classes' first rows.
-
-    Which class comes next follows Tijdeman, The chairman assignment problem (Discrete Mathematics 32, 1980): of the
-    classes far enough behind their share, the one that would soonest be a whole row late. Every prefix then stays
-    within 1 - 1/(2C - 2) rows of every class's share.
-    """
-    classes, of_row, count = np.unique(labels, return_inverse=True, return_counts=True)
-    c = len(classes)
-    members = _members(of_row, c, rng)
-    share = count / len(labels)  # (C,)
-    slack = 1 / (2 * c - 2) if c > 1 else 0.0
-    taken = np.zeros(c, dtype=np.int64)
-    order = np.empty(max(n, c), dtype=np.int64)
-    start = rng.permutation(c)
-    for t in range(len(order)):
-        if t < c:
-            chosen = int(start[t])
-        else:
-            behind = share * (t + 1) - taken
-            urgency = np.where((behind >= slack - 1e-9) & (taken < count), (1 - slack - behind) / share, np.inf)
-            chosen = int(urgency.argmin())
-        order[t] = members[chosen][taken[chosen]]
-        taken[chosen] += 1
-    return order, c
-
-
-def _order_labels(labels: NDArray[np.uint8], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
-    """The first n rows of the order by labels (N, L), and how many of them it took to meet every outcome.
-
-    Iterative stratification (Sechidis et al., ECML PKDD 2011) a row at a time: rarest outcome first until all are met,
-    then the combination of labels that leaves the counts closest to their shares. Counted are the labels and, with a
-    small weight, the images with 0, 1, 2, ... labels and those of each combination: the labels alone would be met best
-    by images with exactly one finding, and images with many would never come.
-    """
-    combinations, of_row, count = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
-    of_row = of_row.reshape(-1)
-    members = _members(of_row, len(combinations), rng)
-    findings = combinations.sum(axis=1, dtype=np.int64)
-    strata = np.sqrt(_JOINT) * (findings[:, None] == np.unique(findings))  # (U, S)
-    counted = np.concatenate([combinations, strata], axis=1).astype(np.float64)  # (U, L+S)
-    size = (counted**2).sum(axis=1)  # (U,)
-    share = count / len(labels)  # (U,)
-    counted_share = share @ counted  # (L+S,)
-    excess = np.zeros(counted.shape[1])  # counts of the order so far beyond their shares
-    joint_excess = rng.uniform(-0.5, 0.5, size=len(combinations))  # chance decides which rare combinations come early
-    taken = np.zeros(len(combinations), dtype=np.int64)
-    outcomes = np.concatenate([combinations, 1 - combinations], axis=1).astype(bool)  # (U, 2L)
-    support = count @ outcomes  # (2L,) rows with each outcome
-    held = support == 0  # there is nothing to hold
-    order: list[int] = []
-    needed = 0
-    while len(order) < max(n, needed) or not held.all():
-        excess -= counted_share
-        joint_excess -= share
-        growth = 2 * (counted @ excess + _JOINT * joint_excess) + size  # (U,) of the squared excess
-        growth[taken == count] = np.inf
-        if not held.all():
-            rarest = int(np.where(held, np.inf, support).argmin())
-            growth[~outcomes[:, rarest]] = np.inf
-        chosen = int(growth.argmin())
-        order.append(int(members[chosen][taken[chosen]]))
-        taken[chosen] += 1
-        excess += counted[chosen]
-        joint_excess[chosen] += 1
-        if not held.all():
-            held |= outcomes[chosen]
-            needed = len(order)
-    return np.array(order, dtype=np.int64), needed
-
-
-def _members(of_row: NDArray[np.int64], kinds: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Rows of each kind in a random order."""
-    shuffled = rng.permutation(len(of_row))
-    grouped = shuffled[np.argsort(of_row[shuffled], kind="stable")]
-    return np.split(grouped, np.cumsum(np.bincount(of_row, minlength=kinds))[:-1])
-
-
-def _outcomes(labels: NDArray[Any], class_names: Sequence[str]) -> tuple[NDArray[np.uint8], list[str]]:
-    """Zeros and ones (N, C) of what every split and subset must hold, and their names for messages.
-
-    One class each; with several labels, each label's positives and its negatives.
-    """
-    if labels.ndim == 1:
-        c = max(int(labels.max(initial=0)) + 1, len(class_names))
-        names = [f"class {name}" for name in (class_names or range(c))]
-        return (labels[:, None] == np.arange(c)).astype(np.uint8), names
-    names = [str(name) for name in (class_names or range(labels.shape[1]))]
-    both = np.concatenate([labels, 1 - labels], axis=1).astype(np.uint8)
-    return both, [f"label {n} positive" for n in names] + [f"label {n} negative" for n in names]
+def straddling_groups(groups: NDArray[np.str_], splits: NDArray[np.int8]) -> NDArray[np.str_]:
+    """The groups (N,) that are in more than one split, ascending."""
+    names, number = np.unique(groups, return_inverse=True)
+    met = np.unique(number * len(SPLITS) + splits) // len(SPLITS)  # a group's number once for each split that it is in
+    straddling: NDArray[np.str_] = names[np.unique(met[1:][met[1:] == met[:-1]])]
+    return straddling

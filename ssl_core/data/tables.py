@@ -1,4 +1,4 @@
-"""CSV tables and plain lists of a source, read so that an error can name the file, the row, the column and the value."""
+"""CSV tables and plain lists of a source, read so that an error can name file, row, column and value."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def one_of(folder: Path, names: Sequence[str], *, what: str) -> Path:
     """The first of `names` that is a file in `folder`; DataError lists them where none is."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        where = "" if folder.is_dir() else ", which is no folder"
-        raise DataError(f"{what} is not in {folder}{where}; looked for {', '.join(names)}")
+        what = f"has no {what}" if folder.is_dir() else f"is no folder, so it has no {what}"
+        raise DataError(f"{folder} {what}; looked for {', '.join(names)}")
     return found
 
 

@@ -11,6 +11,7 @@ from analysis.published import published
 from analysis.report import build
 from analysis.tables import Finished, tidy
 from tests.analysis import report_fixture as fixture
+from tests.analysis import test_report
 from tests.analysis.test_report import Page
 
 #: What the paper says of pretraining on chest radiographs, as a study resolves it.
@@ -199,7 +200,14 @@ def test_cells_are_printed_as_the_paper_prints_them():
 
 
 def test_the_page_shows_both_and_the_csv_holds_both(stages, tmp_path):
-    page = Page(build(facts(), stages, tmp_path / "tables", tmp_path / "report").read_text(encoding="utf-8"))
+    source = build(facts(), stages, tmp_path / "tables", tmp_path / "report").read_text(encoding="utf-8")
+    page = Page(source)
+    test_report.test_every_row_of_a_table_has_as_many_cells_as_its_head(source)
+    test_report.test_ids_are_unique_and_every_link_leads_somewhere(page)
+    test_report.test_headings_step_down_one_level_at_a_time(page)
+    test_report.test_the_page_is_one_file_without_scripts_or_anything_from_outside(source, page)
+    test_report.test_the_page_holds_no_word_of_a_programming_language(page)
+    assert len(page.all("caption")) == len(page.all("table")) == 8 + 3
     heads = [e["text"] for e in page.all("h2")]
     assert "Beside the paper: another protocol, not a replication" in heads
     assert heads.index("Beside the paper: another protocol, not a replication") < heads.index("What was studied")

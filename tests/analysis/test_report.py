@@ -295,7 +295,7 @@ def test_accepted_findings_stand_right_under_the_title(tmp_path):
     assert said in tags[2]["text"]
     markdown = (tmp_path / "report.md").read_text()
     assert markdown.index(said) < markdown.index("Do losses on intermediate blocks") < markdown.index("## Summary")
-    assert "Groups across splits: 1,204, accepted by name." in page.text
+    assert any(li["text"].startswith("Groups across splits: 1,204, accepted by name. ") for li in page.all("li"))
 
 
 def test_a_study_that_accepts_nothing_has_no_such_notice(source, page):
@@ -307,7 +307,7 @@ def test_a_study_that_accepts_nothing_has_no_such_notice(source, page):
 def test_notes_follow_the_summary(tmp_path):
     page = Page(build(audited(notes=("The Barlow sum has a floor.",)), [], tmp_path, tmp_path).read_text())
     (aside,) = page.all("aside")
-    assert aside["text"].split() == "Worth knowing while reading: The Barlow sum has a floor.".split()
+    assert " ".join(aside["text"].split()) == "Worth knowing while reading: The Barlow sum has a floor."
     assert page.text.index("Summary") < page.text.index("The Barlow sum has a floor.") < page.text.index("Results")
     assert "- The Barlow sum has a floor." in (tmp_path / "report.md").read_text()
 
@@ -318,9 +318,9 @@ def test_it_says_what_the_dataset_is_made_of(tmp_path):
         "The official split was taken.",
         "3 images that the source lists could not be read and were left out.",
         "Packing 1,797 images (4.2 MB) into 1.8 GB took 1 min 15 s, 24 images a second.",
-        "What the audit found Groups across splits: 1,204, stops a study.",
+        "What the audit found Groups across splits : 1,204,",  # before the note, which came first
         "1,204 patients lie in more than one split. Examples of groups across splits (2) patient <1> patient 2",
-        "Class balance: 3. mass is rare.",
+        "Class balance : 3. mass is rare.",
     ):
         assert words in page.text, words
     assert [e["tag"] for e in page.all("h4")] == ["h4"]
@@ -384,7 +384,9 @@ def test_hostile_names_stay_text(stages, tmp_path):
         baseline=name,
         dataset={
             **fixture.dataset(),
-            **{"class_names": [name], "name": name, "notes": [name]},
+            "class_names": [name],
+            "name": name,
+            "notes": [name],
             "audit": [{"name": name, "count": 1, "severity": "note", "text": name, "examples": [name]}],
         },
         versions={name: name},
@@ -500,6 +502,31 @@ def test_losses_are_described_in_words():
     both = description.losses({**mse, "barlow": {"blocks": [1, 4], "scale": 1e-4, "width": 64, "lambd": 0.5}})
     assert "plus the Barlow Twins loss" in both
     assert "after blocks 1 and 4, weighted 0.0001 (projector 64 wide, lambda 0.5)." in both
+
+
+def test_settings_that_are_found_by_measuring_are_described_by_what_they_mean():
+    mse = {"blocks": [1, 4], "scale": "auto", "pool": "auto"}
+    whole = description.losses({"mse": mse, "augment": {"crop": None}})
+    assert "pooled to a coarse grid, weighted so that each block's loss equals InfoNCE at the start." in whole
+    assert "pooled to one value a channel" in description.losses({"mse": mse, "augment": {"crop": [0.4, 1.0]}})
+
+
+def test_caveats_follow_the_downstream_protocol():
+    grouped = fixture.dataset()
+    ours = dict(description.caveats(grouped, {}, {"evaluate": "best", "resample": "groups", "labels": {}}))
+    assert ours == dict(description.caveats(grouped, {}))
+    given = {"evaluate": "last", "resample": "images", "labels": {"per_arm": True}}
+    theirs = dict(description.caveats(grouped, {}, given))
+    intervals = "Intervals and seeds answer different questions."
+    assert "resamples the groups" in ours[intervals]
+    assert "share their label subset" in ours[intervals]
+    assert "resamples the images" in theirs[intervals]
+    assert "label subset" not in theirs[intervals]
+    assert set(theirs) - set(ours) == {
+        "The last weights were tested, not the best on validation.",
+        "The intervals take images of one group for independent.",
+        "Each arm saw labels of its own.",
+    }
 
 
 def test_settings_that_differ_besides_the_losses_are_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from ssl_core.data import dataset as module
-from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics, shard_digests
+from ssl_core.data.shards import Shards
 from ssl_core.errors import DataError
 
 
@@ -29,6 +31,7 @@ def small(**changes: object) -> Dataset:
         "std": (0.4, 0.5, 0.6),
         "fingerprint": "f" * 64,
         "split_origin": "made, seed 0, group-aware",
+        "details": {"source": "npz", "notes": ["a note"]},
     }
     return Dataset(**(fields | changes))
 
@@ -37,9 +40,11 @@ def test_a_saved_dataset_opens_as_it_was_with_its_images_on_disk(tmp_path: Path)
     before = small()
     before.save(tmp_path / "new" / "folder")
     after = Dataset.open(tmp_path / "new" / "folder")
-    assert isinstance(after.images, np.memmap)
+    assert isinstance(after.images, Shards)
     for field in dataclasses.fields(Dataset):
         a, b = getattr(before, field.name), getattr(after, field.name)
+        if field.name == "images":
+            a, b = a[:], b[:]
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype
             assert (a == b).all()
@@ -47,11 +52,22 @@ def test_a_saved_dataset_opens_as_it_was_with_its_images_on_disk(tmp_path: Path)
             assert a == b
 
 
-def test_images_mapped_from_the_folder_are_saved_in_place(tmp_path: Path) -> None:
-    mapped = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(8, 4, 4, 3))
-    mapped[:] = 7
-    small(images=mapped).save(tmp_path)
-    assert (np.load(tmp_path / "images.npy") == 7).all()
+def test_shards_of_the_folder_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_BYTES", 4 * 4 * 3 * 3)  # three images
+    before = small()
+    before.save(tmp_path)
+    there = sorted((tmp_path / "images").iterdir())
+    assert [p.name for p in there] == ["00000.npy", "00001.npy", "00002.npy"]
+    times = [path.stat().st_mtime_ns for path in there]
+    Dataset.open(tmp_path).save(tmp_path)
+    assert [path.stat().st_mtime_ns for path in there] == times
+    assert (Dataset.open(tmp_path).images[:] == before.images).all()
+
+
+def test_digests_of_the_shards_are_those_of_their_files(tmp_path: Path) -> None:
+    small().save(tmp_path)
+    file = tmp_path / "images" / "00000.npy"
+    assert shard_digests(tmp_path) == {"images/00000.npy": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def test_rows_of_a_split_ascend_and_cover_the_dataset() -> None:
@@ -72,6 +88,7 @@ def test_the_summary_counts_images_groups_and_classes_of_every_split(tmp_path: P
     data = small()
     data.save(tmp_path)
     expected = {
+        "name": "tiny",
         "n": {"train": 3, "val": 2, "test": 3},
         "groups": {"train": 2, "val": 1, "test": 2},
         "classes": {
@@ -85,6 +102,8 @@ def test_the_summary_counts_images_groups_and_classes_of_every_split(tmp_path: P
         "class_names": ["well", "sick"],
         "fingerprint": "f" * 64,
         "splits": "made, seed 0, group-aware",
+        "source": "npz",
+        "notes": ["a note"],
     }
     assert data.summary == expected
     assert json.loads((tmp_path / "dataset.json").read_text())["summary"] == expected
@@ -105,7 +124,7 @@ def test_arrays_of_different_lengths_are_refused() -> None:
         small(groups=np.array(["p"] * 7))
 
 
-@pytest.mark.parametrize("broken", ["images.npy", "labels.npy", "dataset.json"])
+@pytest.mark.parametrize("broken", ["images/00000.npy", "shards.json", "labels.npy", "dataset.json"])
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_a_folder_with_a_broken_file_is_refused_by_name(tmp_path: Path, broken: str, how: str) -> None:
     small().save(tmp_path)

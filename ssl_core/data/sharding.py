@@ -1,0 +1,223 @@
+"""One shard of a packed dataset: its images decoded, described and written, with nothing else held in memory.
+
+    images/00007.npy   uint8 (n, H, W, C): the readable ones of the task's images, in the listing's order
+    facts/00007.npz    what is known of all of them, readable or not; written last, so it marks the shard as finished
+
+Both appear by a rename. The same task leaves the same bytes wherever and whenever it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_core.data.decoding import Decoded, Form, Unreadable, decode, from_array
+from ssl_core.data.likeness import describe
+from ssl_core.errors import DataError
+
+#: Packed pixels of a shard. Memory of a worker is about this and a few decoded images more.
+SHARD_BYTES = 64 << 20
+
+IMAGES, FACTS = "images", "facts"  # folders
+_DESCRIBED_TOGETHER = 4 << 20  # bytes of pixels whose statistics, in wider numbers, are computed at a time
+_ROWS = ("readable", "width", "height", "bits", "source_bytes")  # of all images of a task
+_STATISTICS = ("low", "high", "total", "squares")  # of the readable ones
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardTask:
+    """Some consecutive images of the listing, in files or in an array that is there already."""
+
+    index: int
+    folder: Path  # of the packed dataset
+    source: tuple[Path, ...] | NDArray[np.uint8]
+    form: Form
+    shape: tuple[int, int, int]  # (H, W, C) that every image must come to
+    threads: int = 1
+
+    @property
+    def images_file(self) -> Path:
+        return self.folder / IMAGES / f"{self.index:05d}.npy"
+
+    @property
+    def facts_file(self) -> Path:
+        return self.folder / FACTS / f"{self.index:05d}.npz"
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run made this shard. What a crash of the machine cut short does not count."""
+        try:
+            facts = ShardFacts.open(self.facts_file)
+            return facts.bytes == 0 or self.images_file.stat().st_size == facts.bytes
+        except (OSError, ValueError, KeyError, EOFError):
+            return False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardFacts:
+    """What is known of a task's n images, m of them readable."""
+
+    rows: dict[str, NDArray[Any]]  # (n,) each: `readable`, `width`, `height`, `bits`, `source_bytes`
+    statistics: dict[str, NDArray[Any]]  # (m,) `low`, `high`; (m, C) `total`, `squares`: sums of pixels, of squares
+    likeness: dict[str, NDArray[Any]]  # (m, ...) what `describe` says
+    reasons: dict[int, str]  # of the unreadable, by place in the task
+    bytes: int  # of the shard's file; 0: there is none, as none is readable
+    sha256: str
+
+    @classmethod
+    def open(cls, path: Path) -> ShardFacts:
+        with np.load(path, allow_pickle=False) as file:
+            rest = json.loads(bytes(file["rest"]))
+            return cls(
+                rows={key: file[key] for key in _ROWS},
+                statistics={key: file[key] for key in _STATISTICS},
+                likeness={key.removeprefix("like_"): file[key] for key in file.files if key.startswith("like_")},
+                reasons={int(place): why for place, why in rest["reasons"].items()},
+                bytes=rest["bytes"],
+                sha256=rest["sha256"],
+            )
+
+    def save(self, path: Path) -> None:
+        rest = {"reasons": self.reasons, "bytes": self.bytes, "sha256": self.sha256}
+        arrays: dict[str, Any] = {
+            **self.rows,
+            **self.statistics,
+            **{f"like_{key}": array for key, array in self.likeness.items()},
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), dtype=np.uint8), **arrays)
+        _appear(path, [buffer.getbuffer()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a finished task tells whoever waits for it."""
+
+    index: int
+    images: int
+    source_bytes: int
+
+
+def make_shard(task: ShardTask) -> Made:
+    """Decode, describe and write. DataError where an image comes to another shape, or the file system fails."""
+    n = len(task.source)
+    pixels = np.empty((n, *task.shape), dtype=np.uint8)
+    rows: dict[str, NDArray[Any]] = {key: np.zeros(n, dtype=np.int64) for key in _ROWS}
+    rows["readable"] = np.zeros(n, dtype=np.bool_)
+    reasons: dict[int, str] = {}
+
+    def fill(i: int) -> None:
+        try:
+            image, rows["source_bytes"][i] = _decoded(task, i)
+        except Unreadable as error:
+            reasons[i] = str(error)
+            return
+        if image.pixels.shape != task.shape:
+            raise DataError(f"{_name(task, i)} comes to {_size(image.pixels)} pixels, others to {_side(task.shape)}")
+        pixels[i] = image.pixels
+        for key in ("width", "height", "bits"):
+            rows[key][i] = getattr(image, key)
+        rows["readable"][i] = True
+
+    _each(fill, range(n), task.threads)
+    kept = pixels if rows["readable"].all() else pixels[rows["readable"]]
+    statistics, likeness = _described(kept)
+    size, digest = write_array(task.images_file, kept) if len(kept) else (0, "")
+    ordered = dict(sorted(reasons.items()))
+    ShardFacts(
+        rows=rows, statistics=statistics, likeness=likeness, reasons=ordered, bytes=size, sha256=digest
+    ).save(task.facts_file)  # fmt: skip
+    return Made(index=task.index, images=n, source_bytes=int(rows["source_bytes"].sum()))
+
+
+def _decoded(task: ShardTask, i: int) -> tuple[Decoded, int]:
+    """The task's image `i`, and how many bytes its file has."""
+    source = task.source
+    if isinstance(source, tuple):
+        return decode(source[i], task.form), source[i].stat().st_size
+    height, width = source.shape[1:3]
+    return Decoded(pixels=from_array(source[i], task.form), width=width, height=height, bits=8), source[i].nbytes
+
+
+def _each(function: Any, items: Iterable[int], threads: int) -> None:
+    """Call for every item; the first error ends it."""
+    if threads == 1:
+        for item in items:
+            function(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside Python's lock
+        try:
+            for _ in pool.map(function, items):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _described(images: NDArray[np.uint8]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Statistics and likeness of images (m, H, W, C), some at a time."""
+    step = max(1, _DESCRIBED_TOGETHER // max(1, int(np.prod(images.shape[1:]))))
+    parts = [images[start : start + step] for start in range(0, len(images), step)] or [images]
+    total, squares = (np.concatenate(sums) for sums in zip(*map(channel_sums, parts), strict=True))
+    low, high = images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))
+    statistics = {"low": low, "high": high, "total": total, "squares": squares}
+    said = [describe(part) for part in parts]
+    return statistics, {key: np.concatenate([part[key] for part in said]) for key in said[0]}
+
+
+def channel_sums(images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums of the pixels, and of their squares, of each image and channel: (n, C) int64 each, exact."""
+    n, height, width, channels = images.shape
+    values = images.reshape(n, height * width, channels).astype(np.float64)  # whole numbers stay exact below 2^53
+    total = np.einsum("npc->nc", values)
+    squares = np.einsum("npc,npc->nc", values, values)
+    return total.astype(np.int64), squares.astype(np.int64)
+
+
+def write_array(path: Path, array: NDArray[np.uint8]) -> tuple[int, str]:
+    """Save as .npy; its size in bytes and its sha256."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    digest = hashlib.sha256(header.getvalue())
+    digest.update(array.data)
+    _appear(path, [header.getbuffer(), array.data.cast("B")])
+    return header.tell() + array.nbytes, digest.hexdigest()
+
+
+def _appear(path: Path, parts: Iterable[Any]) -> None:
+    """Write a file that is there whole or not at all, even if the machine stops."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with partial.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _name(task: ShardTask, i: int) -> str:
+    return f"image {task.source[i]}" if isinstance(task.source, tuple) else f"image {i} of shard {task.index}"
+
+
+def _size(pixels: NDArray[np.uint8]) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _side(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
