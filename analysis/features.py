@@ -7,9 +7,10 @@ same order, and their ids travel with them: comparisons of two folders refuse id
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from ssl_core.errors import DataError, NonFiniteError
 
 if TYPE_CHECKING:
     import torch
+
+    from ssl_core.batches import Batches
+    from ssl_core.encoder import Encoder
 
 #: Pixels in a batch, whatever the batch size: block maps of large images would not fit otherwise.
 BATCH_PIXELS = 2**21
@@ -74,6 +78,9 @@ def extract(
     *,
     splits: tuple[int, ...] = (TRAIN, VAL, TEST),
     batch_size: int = 512,
+    norm: Literal["fixed", "moving"] = "fixed",
+    norm_batch: int = 64,
+    seed: int = 0,
     device: str | torch.device | None = None,
 ) -> None:
     """Write the global-average-pooled output of blocks 1-4 for every image of `splits`, in the dataset's order.
@@ -82,13 +89,17 @@ def extract(
     afterwards and features do not depend on who shares a batch. Leaves block1.npy ... block4.npy (float32 [N, C_b]),
     ids.npy, labels.npy, splits.npy, groups.npy and features.json. Memory: one batch of at most `BATCH_PIXELS` pixels.
 
+    `norm: moving` stands for the authors' linear runs, in which the weights are frozen and batch norm's statistics move
+    all the same: the training images first pass once, as they are, in an order drawn from `seed` and in batches of at
+    most `norm_batch`, and the statistics follow; then it is as above. They move for this call alone, never in the file.
+
     Raises DataError if the dataset's images have other channels than the encoder takes, NonFiniteError (block and
     image) if a feature is NaN or infinite.
     """
     import torch
 
     from ssl_core import devices
-    from ssl_core.augment import normalise, prepare
+    from ssl_core.batches import Batches
     from ssl_core.checkpoint import digest
     from ssl_core.encoder import global_average, load_encoder
 
@@ -104,14 +115,15 @@ def extract(
         for b in BLOCKS
     }
     target = devices.choose(device)
-    net = devices.place(net, target).eval()
+    net, batches = devices.place(net, target), Batches(dataset, mean, std, target)
+    if norm == "moving":
+        _move_statistics(net, batches, norm_batch, seed)
+    net.eval()
     step = max(1, min(batch_size, BATCH_PIXELS // dataset.size**2))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        pixels = torch.from_numpy(np.ascontiguousarray(dataset.images[rows[part]])).permute(0, 3, 1, 2)  # (B, C, H, W)
         with torch.inference_mode(), devices.autocast(target, "float32"):
-            x = normalise(prepare(devices.to_device(pixels, target)), mean, std)
-            for b, maps in net(x, BLOCKS)[1].items():
+            for b, maps in net(batches.plain(rows[part]), BLOCKS)[1].items():
                 arrays[b][part] = _finite(global_average(maps).cpu().numpy(), b, dataset.ids[rows[part]])
     for array in arrays.values():
         array.flush()
@@ -122,8 +134,25 @@ def extract(
         "class_names": dataset.class_names,
         "fingerprint": dataset.fingerprint,
         "encoder": digest(encoder),
+        "norm": norm,
     }
     (workdir / "features.json").write_text(json.dumps(about, indent=1))
+
+
+def _move_statistics(net: Encoder, batches: Batches, size: int, seed: int) -> None:
+    """Let the running statistics of batch norm follow the training images, once through; no weight changes."""
+    import torch
+
+    from ssl_core import devices
+    from ssl_core.seeding import generator
+
+    order = generator(seed, "moving statistics").permutation(batches.dataset.rows(TRAIN))
+    net.train()
+    with torch.no_grad(), devices.autocast(batches.device, "float32"):
+        for rows in np.array_split(
+            order, math.ceil(len(order) / size)
+        ):  # even sizes: no tiny last batch weighs as much
+            net(batches.plain(rows))
 
 
 def _finite(pooled: NDArray[np.float32], block: int, ids: NDArray[np.str_]) -> NDArray[np.float32]:

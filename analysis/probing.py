@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from analysis.config import ProbeConfig
 from analysis.features import Features
 from ssl_core import metrics
-from ssl_core.classifier import classification_loss
+from ssl_core.classifier import classification_loss, probabilities
 from ssl_core.data.dataset import TEST, VAL, Task
-from ssl_core.data.splits import label_subset
+from ssl_core.data.labels import label_subset
+from ssl_core.downstream import samples
 from ssl_core.errors import DataError
 from ssl_core.optimisation import learning_rate, parameter_groups
 from ssl_core.seeding import generator
@@ -32,12 +33,19 @@ def probe(config: ProbeConfig, features: Path, workdir: Path) -> list[dict[str, 
 
     Rows: mode "probe", label_fraction, block and what `ssl_core.metrics.rows` gives. Also written to rows.json;
     predictions.npz holds `test_ids`, `test_groups`, `test_labels` and probabilities `block1`... [N, K], and the same of
-    validation as `val_ids`, ..., `val_block1`...; samples.json the ids of the labelled images.
+    validation as `val_ids`, ..., `val_block1`...; samples.json the labelled images and how they were drawn.
 
     Raises DataError if validation or test images are missing, or the fraction is too small to hold every class.
     """
     found = Features.open(features)
-    labelled = label_subset(found.labels, found.splits, fraction=config.fraction, seed=config.seed)
+    labelled = label_subset(
+        found.labels,
+        found.splits,
+        fraction=config.fraction,
+        seed=config.seed,
+        config=config.labels,
+        groups=found.groups,
+    )
     held = {"val": found.rows(VAL), "test": found.rows(TEST)}
     for split, images in held.items():
         if len(images) == 0:
@@ -63,8 +71,16 @@ def probe(config: ProbeConfig, features: Path, workdir: Path) -> list[dict[str, 
         cell = {"mode": "probe", "label_fraction": config.fraction, "block": block}
         rows += [cell | {k: None if v != v else v for k, v in row.items()} for row in measured]  # NaN is not JSON
     np.savez(workdir / "predictions.npz", **arrays)  # type: ignore[arg-type]  # numpy types ** as its own flag
-    samples = {"fraction": config.fraction, "seed": config.seed, "ids": found.ids[labelled].tolist()}
-    (workdir / "samples.json").write_text(json.dumps(samples))
+    seen = samples(
+        config.labels,
+        config.fraction,
+        config.seed,
+        labelled,
+        ids=found.ids,
+        labels=found.labels,
+        class_names=found.class_names,
+    )
+    (workdir / "samples.json").write_text(json.dumps(seen))
     (workdir / "rows.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
     return rows
 
@@ -127,6 +143,4 @@ def _train(
 
 @torch.inference_mode()
 def _predict(classifier: nn.Linear, x: Tensor, task: Task) -> NDArray[np.float64]:
-    logits = classifier(x).double()  # in float32 confident answers would round to 1 and tie
-    probabilities: Tensor = logits.softmax(dim=1) if task == "multiclass" else logits.sigmoid()
-    return probabilities.numpy()
+    return probabilities(classifier(x), task).numpy()

@@ -16,14 +16,19 @@ from ssl_core.initialisation import seeded
 
 
 class Classifier(nn.Module):
-    """Normalised images [B, C, H, W] -> logits [B, K]. A frozen encoder stays in eval mode whatever the mode asked."""
+    """Normalised images [B, C, H, W] -> logits [B, K].
 
-    def __init__(self, encoder: Encoder, outputs: int, *, frozen: bool, seed: int) -> None:
+    A frozen encoder's weights never change. It stays in eval mode whatever the mode asked, so that its state is the
+    same to the last bit afterwards; under `moving_norm` it follows the mode, and in train mode batch norm's statistics
+    follow the data (the authors' linear runs).
+    """
+
+    def __init__(self, encoder: Encoder, outputs: int, *, frozen: bool, seed: int, moving_norm: bool = False) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(not frozen)
         with seeded(seed, "classifier"):
             self.head = nn.Linear(encoder.dim, outputs)
-        self.frozen = frozen
+        self.fixed = frozen and not moving_norm  # whether an image's embedding is the same whenever it is asked for
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.encoder(images)[0])
@@ -31,7 +36,7 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)
-        if self.frozen:
+        if self.fixed:
             self.encoder.eval()  # else batch norm's statistics would follow the labelled samples
         return self
 
@@ -48,8 +53,12 @@ def classification_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
 
 
 def probabilities(logits: Tensor, task: Task) -> Tensor:
-    """[B, K] float32: softmax over classes, or sigmoid of each output."""
-    return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
+    """[B, K] float64: softmax over classes, or sigmoid of each output.
+
+    In float32 logits above 17 round to 1, and confident answers would tie where the logits have an order, which costs
+    or wins AUROC. In float64 they keep it up to 36.
+    """
+    return logits.double().softmax(dim=1) if task == "multiclass" else logits.double().sigmoid()
 
 
 def save_classifier(

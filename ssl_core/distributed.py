@@ -56,13 +56,31 @@ def batch_size(x: Tensor) -> int | Tensor:
     return n
 
 
-def gather(x: Tensor) -> Tensor:
-    """The global batch of which x [B / world, ...] is this worker's part, in rank order. No gradient flows."""
+def gather(x: Tensor, n: int | None = None) -> Tensor:
+    """The global batch of which x [B / world, ...] is this worker's part, in rank order. No gradient flows.
+
+    n, the samples of the global batch, is needed where `share` deals them unevenly. The result is contiguous.
+    """
     if world() == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(world())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    n = len(x) * world() if n is None else n
+    most = -(-n // world())
+    mine = x.contiguous() if len(x) == most else torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+    parts = [torch.empty_like(mine) for _ in range(world())]  # one shape and layout on every worker
+    dist.all_gather(parts, mine)
+    return torch.cat([part[: _size(r, n)] for r, part in enumerate(parts)])
+
+
+def _size(worker: int, n: int) -> int:
+    return (worker + 1) * n // world() - worker * n // world()
+
+
+def deal(x: Tensor, order: Tensor) -> Tensor:
+    """This worker's part of the global batch in another order: row i is row order[i] [B] of what x is a part of.
+
+    Dealing again, in the order `order.argsort()`, puts the rows back where they were. No gradient flows.
+    """
+    return gather(x, len(order))[order[share(len(order))]]
 
 
 def mean(x: Tensor) -> Tensor:

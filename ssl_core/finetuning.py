@@ -1,6 +1,7 @@
 """Downstream training: a classifier on a share of the labels, judged on the test split (paper section 3.3).
 
-Selection looks at the validation split only; the weights that are saved and tested are those of the best evaluation.
+Selection looks at the validation split only. The weights that are saved and tested are those of the best evaluation,
+or under `evaluate: last` of the last. A run keeps no checkpoint: it is short, and begun again it ends in the same bits.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, classification_loss, probabilities, save_classifier
 from ssl_core.config import FinetuneConfig
 from ssl_core.data.dataset import TEST, VAL, Dataset
-from ssl_core.data.splits import label_subset
+from ssl_core.data.labels import label_subset
+from ssl_core.downstream import (
+    augmentation,
+    batch_stream,
+    check_scored,
+    evaluation_steps,
+    samples,
+    scored_rows,
+    selects_by,
+)
 from ssl_core.encoder import Encoder, build_encoder, load_encoder
 from ssl_core.errors import ConfigError, DataError, NonFiniteError, StageError
 from ssl_core.initialisation import random_generator
-from ssl_core.optimisation import learning_rate, parameter_groups
+from ssl_core.optimisation import adaptive, learning_rate, parameter_groups
 from ssl_core.reporter import MetricsLog, Reporter
-from ssl_core.seeding import derive, generator
+from ssl_core.seeding import derive
 from ssl_core.terms import read_terms
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -46,17 +56,18 @@ def finetune(
 ) -> list[dict[str, Any]]:
     """Train on `config.fraction` of the training labels; return the test split's tidy rows.
 
-    `encoder` is an `encoder.pt` for the modes `linear` (it stays as it is, to the last bit) and `full`, and None for
-    `scratch`, which starts from the weights that pretraining of the same seed starts from. Leaves `model.pt`,
-    `predictions.npz`, `metrics.jsonl`, `rows.json` and `samples.json` in `workdir`.
+    `encoder` is an `encoder.pt` for the modes `linear` (it stays as it is, to the last bit, unless `frozen_norm` is
+    moving) and `full`, and None for `scratch`, which starts from the weights that pretraining of the same seed starts
+    from. Leaves `model.pt`, `predictions.npz`, `metrics.jsonl`, `rows.json` and `samples.json` in `workdir`.
+    predictions.npz holds `val_score`, the tested weights' score in `metric`, and ids, groups, labels and probabilities
+    [n, K] float64 of the images scored.
 
     Raises ConfigError or DataError, before any training, where mode, encoder, dataset and metric do not fit together;
     NonFiniteError if a loss becomes NaN or infinite.
     """
     if distributed.world() > 1:
         raise ConfigError(f"fine-tuning runs on one worker, not on {distributed.world()}")
-    for name, split in (("validation", VAL), ("test", TEST)):
-        _check_metric(config, dataset, name, split)
+    check_scored(config, dataset)
     start, stats = _start(config, dataset, encoder)
     run = Finetuning(config, dataset, start, stats, devices.choose(device))
     _write_json(workdir / "samples.json", run.samples())
@@ -64,7 +75,7 @@ def finetune(
     val_score = run.train(MetricsLog(workdir / "metrics.jsonl"), reporter)
     arrays: dict[str, Any] = {"val_score": val_score}
     for name, split in (("val", VAL), ("test", TEST)):
-        rows = dataset.rows(split)
+        rows = run.scored[split]
         arrays |= {
             f"{name}_ids": dataset.ids[rows],
             f"{name}_groups": dataset.groups[rows],
@@ -82,6 +93,8 @@ def finetune(
         metric=config.metric,
         replicates=config.bootstrap,
         seed=derive(config.seed, "bootstrap"),
+        resample=config.resample,
+        paper_spread=config.paper_spread,
     )
     tidy = [{"mode": config.mode, "label_fraction": config.fraction, **_without_nan(row)} for row in scores]
     _write_json(workdir / "rows.json", tidy)
@@ -95,25 +108,54 @@ class Finetuning:
         self, config: FinetuneConfig, dataset: Dataset, encoder: Encoder, stats: Statistics, device: torch.device
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.rows: Rows = label_subset(dataset.labels, dataset.splits, fraction=config.fraction, seed=config.seed)
+        self.rows: Rows = label_subset(
+            dataset.labels,
+            dataset.splits,
+            fraction=config.fraction,
+            seed=config.seed,
+            config=config.labels,
+            groups=dataset.groups,
+        )
+        self.scored = {split: scored_rows(config, dataset, split) for split in (VAL, TEST)}
+        self.selects_by = selects_by(config)
         self.batches = Batches(dataset, *stats, device)
         self.labels = torch.from_numpy(np.asarray(dataset.labels))  # int64 [N] or uint8 [N, L]
-        frozen = config.mode == "linear"
-        self.model = devices.place(Classifier(encoder, dataset.n_outputs, frozen=frozen, seed=config.seed), device)
+        model = Classifier(
+            encoder,
+            dataset.n_outputs,
+            frozen=config.mode == "linear",
+            moving_norm=config.frozen_norm == "moving",
+            seed=config.seed,
+        )
+        self.model = devices.place(model, device)
         self.steps = max(config.epochs * math.ceil(len(self.rows) / config.batch_size), config.min_steps)
         groups = parameter_groups([self.model], config.weight_decay, decay_norms=False)
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=devices.fuses(device))
-        self._embeddings: dict[int, list[Tensor]] = {}  # of a frozen encoder, by split: they never change
+        self.optimiser = adaptive(
+            config.optimiser, groups, learning_rate=config.learning_rate, fused=devices.fuses(device)
+        )
+        self._embeddings: dict[int, list[Tensor]] = {}  # of a fixed encoder, by split: they never change
 
     def samples(self) -> dict[str, Any]:
         """Which labelled training samples this run sees."""
-        config = self.config
-        return {"fraction": config.fraction, "seed": config.seed, "ids": self.dataset.ids[self.rows].tolist()}
+        config, dataset = self.config, self.dataset
+        return samples(
+            config.labels,
+            config.fraction,
+            config.seed,
+            self.rows,
+            ids=dataset.ids,
+            labels=dataset.labels,
+            class_names=dataset.class_names,
+        )
 
     def train(self, log: MetricsLog, reporter: Reporter) -> float:
-        """Train, evaluate `config.evaluations` times at most, put the best weights back; their validation score."""
+        """Train, evaluate `config.evaluations` times at most, put the weights to be tested back.
+
+        Returns their validation score in `config.metric`, whatever they were selected by.
+        """
         config, evaluations = self.config, set(evaluation_steps(self.steps, self.config.evaluations))
-        best, best_weights, stale = -math.inf, dict[str, Tensor](), 0
+        best, stale = -math.inf, 0
+        tested, weights = -math.inf, dict[str, Tensor]()
         recent: list[dict[str, Tensor]] = []
         losses: list[float] = []
         began, seen = time.perf_counter(), 0
@@ -128,37 +170,35 @@ class Finetuning:
             if step + 1 not in evaluations:
                 continue
             seconds = time.perf_counter() - began
-            score, val_loss = self._validate()
             values = {
                 "step": step + 1,
                 "epoch": (step + 1) * len(rows) / len(self.rows),
                 "train_loss": math.fsum(losses) / len(losses),
-                "val_loss": val_loss,
-                f"val_{config.metric}": score,
+                **self._validate(),
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
                 "views_per_second": seen / seconds,
             }
             log.append(values)
             reporter.metrics(values)
-            if score > best:
-                best, stale = score, 0
-                best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-            else:
-                stale += 1
-                if stale == config.patience:
-                    break
+            better = values[f"val_{self.selects_by}"] > best
+            if better or config.evaluate == "last":
+                tested = values[f"val_{config.metric}"]
+                weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            best, stale = (values[f"val_{self.selects_by}"], 0) if better else (best, stale + 1)
+            if stale == config.patience:
+                break
             losses, began, seen = [], time.perf_counter(), 0
-        self._put_back(best_weights)
-        return best
+        self._put_back(weights)
+        return tested
 
     def _step(self, step: int, rows: Rows) -> Tensor:
         """One optimisation step; its loss, still on the device."""
         config = self.config
         self.model.train()
-        (view,) = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 1)
+        (view,) = self.batches.views(rows, augmentation(config), random_generator(config.seed, "views", step), 1)
         loss = classification_loss(self.model.head(self._embed(view)), self._labels(rows), self.dataset.task)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(step, base=config.learning_rate, steps=self.steps)
+            group["lr"] = learning_rate(step, base=config.learning_rate, steps=self.steps, schedule=config.schedule)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -170,30 +210,32 @@ class Finetuning:
             embedding: Tensor = self.model.encoder(images)[0]
         return embedding
 
-    def _validate(self) -> tuple[float, float]:
-        """(score, mean loss) on the validation split."""
+    def _validate(self) -> dict[str, float]:
+        """Mean loss on the validation split, its score in the reported metric and in the one that selects."""
         predicted, loss = self.predict(VAL)
         if not math.isfinite(loss):
             raise NonFiniteError(f"val_loss is {loss}; lower learning_rate, or set precision to float32")
-        return metrics.score(self.config.metric, self._split_labels(VAL), predicted, self.dataset.task), loss
+        labels, task = self.dataset.labels[self.scored[VAL]], self.dataset.task
+        wanted = dict.fromkeys((self.config.metric, self.selects_by))
+        return {"val_loss": loss} | {f"val_{name}": metrics.score(name, labels, predicted, task) for name in wanted}
 
     @torch.no_grad()
-    def predict(self, split: int) -> tuple[NDArray[np.float32], float]:
-        """(probabilities [n, K] of a split's images in row order, mean loss), in eval mode and without augmentation."""
+    def predict(self, split: int) -> tuple[NDArray[np.float64], float]:
+        """(probabilities [n, K] of a split's scored images, mean loss), in eval mode and without augmentation."""
         self.model.eval()
         task, outputs, losses = self.dataset.task, [], []
         for rows, embedding in self._embedded(split):
             logits = self.model.head(embedding)
             losses.append(classification_loss(logits, self._labels(rows), task) * len(rows))
-            outputs.append(probabilities(logits, task))
-        n = len(self.dataset.rows(split))
-        return torch.cat(outputs).cpu().numpy(), float(torch.stack(losses).sum()) / n
+            outputs.append(logits)
+        predicted = probabilities(torch.cat(outputs).cpu(), task)
+        return predicted.numpy(), float(torch.stack(losses).sum()) / len(predicted)
 
     def _embedded(self, split: int) -> Iterator[tuple[Rows, Tensor]]:
-        """(rows, embeddings) of a split, a batch at a time; a frozen encoder's are computed once."""
-        rows, size = self.dataset.rows(split), self.config.batch_size
+        """(rows, embeddings) of a split's scored images, a batch at a time; a fixed encoder's are computed once."""
+        rows, size = self.scored[split], self.config.batch_size
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        if not self.model.frozen:
+        if not self.model.fixed:
             return ((part, self._embed(self.batches.plain(part))) for part in parts)
         if split not in self._embeddings:
             self._embeddings[split] = [self._embed(self.batches.plain(part)) for part in parts]
@@ -202,9 +244,6 @@ class Finetuning:
     def _labels(self, rows: Rows) -> Tensor:
         return devices.to_device(self.labels[torch.from_numpy(rows)], self.device)
 
-    def _split_labels(self, split: int) -> NDArray[Any]:
-        return np.asarray(self.dataset.labels[self.dataset.rows(split)])
-
     def _put_back(self, weights: Mapping[str, Tensor]) -> None:
         """Load the selected weights, and make sure that it is they that will be tested."""
         self.model.load_state_dict(weights)
@@ -212,27 +251,6 @@ class Finetuning:
             raise StageError(
                 "the model to be tested does not hold the selected weights; this is a bug, please report it"
             )
-
-
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """After how many of `steps` steps to evaluate: evenly spread, the end included, `evaluations` times at most."""
-    return sorted({max(1, round(steps * (i + 1) / evaluations)) for i in range(evaluations)})
-
-
-def batch_stream(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
-    """Endless batches of exactly min(size, len(rows)) rows: seeded orders of all rows, one after another.
-
-    A batch that an epoch cannot fill takes the rest from the next epoch's order, so that batch norm never meets a
-    batch smaller than the others and no sample is seen less than another.
-    """
-    size = min(size, len(rows))
-    pending, epoch = rows[:0], 0
-    while True:
-        while len(pending) < size:
-            pending = np.concatenate([pending, generator(seed, "order", epoch).permutation(rows)])
-            epoch += 1
-        yield pending[:size]
-        pending = pending[size:]
 
 
 def _start(config: FinetuneConfig, dataset: Dataset, path: Path | None) -> tuple[Encoder, Statistics]:
@@ -256,16 +274,6 @@ def _start(config: FinetuneConfig, dataset: Dataset, path: Path | None) -> tuple
             "set normalise as in pretraining"
         )
     return encoder, (mean, std)
-
-
-def _check_metric(config: FinetuneConfig, dataset: Dataset, name: str, split: int) -> None:
-    """Raise DataError if the metric cannot be computed on the split, whatever the model will predict."""
-    labels = np.asarray(dataset.labels[dataset.rows(split)])
-    even = np.full((len(labels), dataset.n_outputs), 1 / max(2, dataset.n_outputs))
-    try:
-        metrics.score(config.metric, labels, even, dataset.task)
-    except DataError as error:
-        raise DataError(f"{name} split of {dataset.name}: {error}") from error
 
 
 def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ssl_core import distributed
 from ssl_core.config import MSE_GRID
 
+Pool = Literal["grid", "gap"]
+
 #: Added to the variance before the square root in the centred correlation, as batch norm does.
 BATCH_NORM_EPS = 1e-5
 #: Least norm of a feature over the batch in the uncentred correlation: a feature that is zero correlates with nothing.
@@ -33,18 +35,25 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, mask: Tens
         return F.softplus(negative.logsumexp(dim=1) - positive, threshold=50.0).mean()
 
 
-def mse_loss(a: Tensor, b: Tensor, block: int, pool: Literal["grid", "gap"]) -> Tensor:
+def mse_loss(a: Tensor, b: Tensor, block: int, pool: Pool) -> Tensor:
     """Mean squared error of two maps [B, C, h, w] of `block` after average pooling (section 3.2.1).
+
+    Maps that are pooled already stay as they are.
+    """
+    with _float32(a):
+        return F.mse_loss(mse_pooled(a, block, pool), mse_pooled(b, block, pool))
+
+
+def mse_pooled(x: Tensor, block: int, pool: Pool) -> Tensor:
+    """What `mse_loss` compares of a map [B, C, h, w] of `block`, in float32.
 
     `grid` pools to the paper's 16, 16, 4, 4 cells a side, or leaves the map's own side where that is less; `gap` pools
     to a single cell.
     """
-    with _float32(a):
+    with _float32(x):
         side = 1 if pool == "gap" else MSE_GRID[block]
-        grid = (min(side, a.shape[2]), min(side, a.shape[3]))
-        if grid == a.shape[2:]:
-            return F.mse_loss(_full(a), _full(b))
-        return F.mse_loss(F.adaptive_avg_pool2d(_full(a), grid), F.adaptive_avg_pool2d(_full(b), grid))
+        grid = (min(side, x.shape[2]), min(side, x.shape[3]))
+        return _full(x) if grid == x.shape[2:] else F.adaptive_avg_pool2d(_full(x), grid)
 
 
 def barlow_loss(za: Tensor, zb: Tensor, lambd: float, centred: bool) -> Tensor:

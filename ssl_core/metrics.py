@@ -1,15 +1,14 @@
-"""AUROC and F1 with bootstrap intervals over groups, equal to scikit-learn's, for many resamples at once.
+"""AUROC, F1 and accuracy with bootstrap intervals over groups, equal to scikit-learn's.
 
-A resample of groups is a weight for each image: how often its group was drawn. Every score here takes the weights of
-R resamples together, (N, R), so the sorting and matching that a score needs happens once.
+A resample of groups is a weight for each image: how often its group was drawn (see `ssl_core.scores`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from ssl_core.config import Metric
 from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
+from ssl_core.scores import Floats, Scored, scorer, truth_of
 from ssl_core.seeding import generator
 
-Floats = NDArray[np.float64]
+Resample = Literal["groups", "images"]
+Spread = Literal["score", "labels"]
 
 _CHUNK_BYTES = 32 << 20  # of weights held together
 _TRIES = 10  # draws made for each replicate asked for, before a score counts as too often undefined
@@ -31,7 +32,9 @@ class Interval:
 
     `low` and `high` are the 2.5th and 97.5th percentiles over resamples of groups. `paper_low` and `paper_high` are
     the paper's formula, mean -+ 1.96 sd / sqrt(replicates): it shrinks with the number of replicates, so it is no
-    confidence interval and is kept for comparison alone. All four are NaN where there are no replicates to speak of.
+    confidence interval and is kept for comparison alone. With `paper_spread` labels, and where the score is a mean over
+    labels, sd is that of all labels' scores on all replicates thrown together, as the authors' code has it: the spread
+    between labels, which no resample moves, goes in. All four are NaN where there are no replicates to speak of.
     """
 
     value: float
@@ -55,20 +58,21 @@ def applicable(task: Task) -> tuple[Metric, ...]:
 
 
 def score(
-    metric: Metric, labels: NDArray[Any], probabilities: NDArray[Any], task: Task, *, weights: Floats | None = None
+    metric: Scored, labels: NDArray[Any], probabilities: NDArray[Any], task: Task, *, weights: Floats | None = None
 ) -> float:
     """The metric in [0, 1] of `probabilities` (N, K) for `labels` (N,) or (N, L), with `weights` (N,) >= 0 if given.
 
     auroc: area under the ROC curve, ties counted half; multiclass: mean over classes, each against the rest;
     multilabel: mean over labels. f1: of the positive class, called where its probability is above 0.5; multilabel:
     mean over labels. f1_macro: mean F1 over classes, called by the largest probability (binary: above 0.5).
-    Raises DataError where the score is undefined: a class (of a label: an outcome) has no image of positive weight.
+    accuracy, for selection alone: share of images called right, the same way; multilabel: mean over labels.
+    Raises DataError where auroc or f1 is undefined: a class (of a label: an outcome) has no image of positive weight.
     """
     _check(metric, labels, probabilities, task)
     given = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     if given.shape != (len(labels),) or not (given >= 0).all() or not np.isfinite(given).all():
         raise DataError(f"weights {given.shape} must be one finite number, 0 or more, for each of {len(labels)} images")
-    value = float(_scorer(metric, labels, probabilities, task)(given[:, None])[0])
+    value = float(scorer(metric, labels, probabilities, task)(given[:, None]).mean())
     if np.isnan(value):
         absent = _absent(labels, given, probabilities.shape[1], task)
         raise DataError(
@@ -86,28 +90,35 @@ def bootstrap(
     groups: NDArray[Any],
     replicates: int,
     seed: int,
+    resample: Resample = "groups",
+    paper_spread: Spread = "score",
 ) -> Interval:
     """The score with percentile intervals over `replicates` resamples of `groups` (N,), drawn with replacement.
+
+    With `resample` images each image is drawn for itself, whatever its group.
 
     A resample that lacks a class is drawn again; where fewer than a tenth of them hold every class the bounds are NaN,
     because the few that do are no picture of the spread. Raises DataError where the score itself is undefined.
     """
     value = score(metric, labels, probabilities, task)
-    names, of_row = np.unique(np.asarray(groups), return_inverse=True)
-    if len(of_row) != len(labels):
-        raise DataError(f"{len(of_row)} groups for {len(labels)} images; give one for each")
-    evaluate = _scorer(metric, labels, probabilities, task)
+    if len(groups) != len(labels):
+        raise DataError(f"{len(groups)} groups for {len(labels)} images; give one for each")
+    own = resample == "images"
+    names, of_row = np.unique(np.arange(len(labels)) if own else np.asarray(groups), return_inverse=True)
+    evaluate = scorer(metric, labels, probabilities, task)
     draws = resamples(len(names), replicates * _TRIES, seed)
     chunk = max(1, _CHUNK_BYTES // (8 * len(labels)))
-    values = np.empty(0)
-    while len(values) < replicates:
-        drawn = islice(draws, min(chunk, replicates - len(values)))
+    found: list[Floats] = []  # (K, r) parts of the score on resamples that hold every class
+    while (have := sum(parts.shape[1] for parts in found)) < replicates:
+        drawn = islice(draws, min(chunk, replicates - have))
         counts = [np.bincount(draw, minlength=len(names)) for draw in drawn]  # R of (G,)
         if not counts:
             break
-        found = evaluate(np.stack(counts, axis=1)[of_row].astype(np.float64))  # (R,)
-        values = np.concatenate([values, found[~np.isnan(found)]])
-    return _interval(value, values, len(labels), replicates)
+        parts = evaluate(np.stack(counts, axis=1)[of_row].astype(np.float64))  # (K, R)
+        found.append(parts[:, ~np.isnan(parts).any(axis=0)])
+    by_part = np.concatenate(found, axis=1) if found else np.empty((1, 0))
+    mixed = paper_spread == "labels" and task == "multilabel"
+    return _interval(value, by_part, len(labels), replicates, mixed=mixed)
 
 
 def resamples(groups: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -125,13 +136,25 @@ def rows(
     metric: Metric,
     replicates: int,
     seed: int,
+    resample: Resample = "groups",
+    paper_spread: Spread = "score",
 ) -> list[dict[str, Any]]:
     """One tidy row for each metric that the task has, `metric` first; all are scored on the same resamples."""
     if metric not in applicable(task):
         raise DataError(f"metric {metric} is not defined for {task} labels; use {' or '.join(applicable(task))}")
     found = []
     for name in sorted(applicable(task), key=lambda m: m != metric):
-        interval = bootstrap(name, labels, probabilities, task, groups=groups, replicates=replicates, seed=seed)
+        interval = bootstrap(
+            name,
+            labels,
+            probabilities,
+            task,
+            groups=groups,
+            replicates=replicates,
+            seed=seed,
+            resample=resample,
+            paper_spread=paper_spread,
+        )
         found.append(
             {
                 "metric": name,
@@ -146,86 +169,21 @@ def rows(
     return found
 
 
-def _interval(value: float, values: Floats, n: int, replicates: int) -> Interval:
+def _interval(value: float, by_part: Floats, n: int, replicates: int, *, mixed: bool) -> Interval:
+    """From the score's parts (K, R) on R resamples; `mixed` takes the paper's sd over parts and resamples together."""
+    values = by_part.mean(axis=0)  # (R,)
     if len(values) < max(replicates, 2):
         nan = float("nan")
         return Interval(value, nan, nan, nan, nan, n, len(values))
     low, high = np.percentile(values, [2.5, 97.5])
-    mean, half = values.mean(), 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    spread = (by_part if mixed else values).std(ddof=1)
+    mean, half = values.mean(), 1.96 * spread / np.sqrt(len(values))
     return Interval(value, float(low), float(high), float(mean - half), float(mean + half), n, len(values))
-
-
-Scorer = Callable[[Floats], Floats]  # weights (N, R) -> scores (R,), NaN where a class has no weight
-
-
-def _scorer(metric: Metric, labels: NDArray[Any], probabilities: NDArray[Any], task: Task) -> Scorer:
-    truth = _truth(labels, probabilities.shape[1], task)  # (N, K)
-    match metric:
-        case "auroc":
-            columns = [_ranked(t, p) for t, p in zip(truth.T, probabilities.T, strict=True)]
-            return lambda weights: _mean([_auroc(column, weights) for column in columns])
-        case "f1":
-            called = probabilities > 0.5
-        case "f1_macro" if task == "binary":
-            truth = np.concatenate([~truth, truth], axis=1)
-            called = np.concatenate([probabilities <= 0.5, probabilities > 0.5], axis=1)
-        case "f1_macro":
-            called = probabilities.argmax(axis=1)[:, None] == np.arange(truth.shape[1])
-    counted = np.concatenate([truth & called, truth, called, ~truth], axis=1).T.astype(np.float64)  # (4K, N)
-    return lambda weights: _mean(_f1(counted @ weights))
-
-
-def _mean(scores: Sequence[Floats] | Floats) -> Floats:
-    """(K, R) -> (R,); NaN where one of the K is."""
-    mean: Floats = np.mean(np.asarray(scores), axis=0)
-    return mean
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """One output's images, sorted once."""
-
-    negatives: NDArray[np.int64]  # rows, by ascending score
-    positives: NDArray[np.int64]  # rows
-    below: NDArray[np.int64]  # for each positive: negatives that score lower
-    up_to: NDArray[np.int64]  # for each positive: negatives that score lower or the same
-
-
-def _ranked(truth: NDArray[np.bool_], scores: NDArray[Any]) -> _Ranked:
-    negatives, positives = np.flatnonzero(~truth), np.flatnonzero(truth)
-    negatives = negatives[np.argsort(scores[negatives])]
-    below, up_to = (np.searchsorted(scores[negatives], scores[positives], side=side) for side in ("left", "right"))
-    return _Ranked(negatives, positives, below, up_to)
-
-
-def _auroc(of: _Ranked, weights: Floats) -> Floats:
-    """Mann and Whitney's form: the share of (positive, negative) pairs in the right order, a tie counting half."""
-    positive = weights[of.positives]  # (P, R)
-    passed = np.zeros((len(of.negatives) + 1, weights.shape[1]))  # weight of the k lowest negatives
-    np.cumsum(weights[of.negatives], axis=0, out=passed[1:])
-    pairs = np.einsum("pr,pr->r", positive, passed[of.below] + passed[of.up_to]) / 2
-    total = positive.sum(axis=0) * passed[-1]
-    auroc: Floats = np.divide(pairs, total, out=np.full(len(total), np.nan), where=total > 0)
-    return auroc
-
-
-def _f1(weights: Floats) -> Floats:
-    """(4K, R) weights of hits, true, called and false for K outputs -> (K, R) of 2 hits / (true + called)."""
-    hits, true, called, false = np.split(weights, 4)
-    f1: Floats = np.divide(2 * hits, true + called, out=np.full(hits.shape, np.nan), where=(true > 0) & (false > 0))
-    return f1
-
-
-def _truth(labels: NDArray[Any], outputs: int, task: Task) -> NDArray[np.bool_]:
-    """(N, K) of what each output should say."""
-    wanted = np.arange(outputs) if task == "multiclass" else 1
-    truth: NDArray[np.bool_] = (labels if task == "multilabel" else labels[:, None]) == wanted
-    return truth
 
 
 def _absent(labels: NDArray[Any], weights: Floats, outputs: int, task: Task) -> str:
     """The first output that lacks a side, in words."""
-    truth = _truth(labels, outputs, task)[weights > 0]
+    truth = truth_of(labels, outputs, task)[weights > 0]
     what = "label" if task == "multilabel" else "class"
     for k, column in enumerate(truth.T):
         if not column.any():
@@ -235,8 +193,8 @@ def _absent(labels: NDArray[Any], weights: Floats, outputs: int, task: Task) -> 
     return "a class"
 
 
-def _check(metric: Metric, labels: NDArray[Any], probabilities: NDArray[Any], task: Task) -> None:
-    if metric not in applicable(task):
+def _check(metric: Scored, labels: NDArray[Any], probabilities: NDArray[Any], task: Task) -> None:
+    if metric not in (*applicable(task), "accuracy"):
         raise DataError(f"metric {metric} is not defined for {task} labels; use {' or '.join(applicable(task))}")
     if len(labels) == 0:
         raise DataError(f"{metric} of no images is undefined; score at least one of each class")

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_core import devices, distributed
 from ssl_core.config import PretrainConfig, scale_of
 from ssl_core.encoder import build_encoder, global_average
-from ssl_core.initialisation import seeded
+from ssl_core.errors import ConfigError
+from ssl_core.feasibility import settle_pool
+from ssl_core.initialisation import random_generator, seeded
 from ssl_core.key_queue import KeyQueue
-from ssl_core.losses import Projector, barlow_loss, info_nce, mse_loss
+from ssl_core.losses import Pool, Projector, barlow_loss, info_nce, mse_loss, mse_pooled
 
 
 class Branch(nn.Module):
@@ -46,7 +49,10 @@ class Moco(nn.Module):
 
     def __init__(self, config: PretrainConfig, channels: int) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = settle_pool(config)
+        assert not isinstance(config.moco.queue, str)  # a number of keys needs a number of images: `settle_queue`
+        self.pool: Pool = "gap" if config.mse is not None and config.mse.pool == "gap" else "grid"
+        self.scales = block_scales(config)  # of the block losses, by the term's name
         self.query = Branch(config, channels)  # g
         self.key = copy.deepcopy(self.query).requires_grad_(False)  # h
         self.queue = KeyQueue(config.moco.queue, config.moco.dim, config.seed)
@@ -57,29 +63,59 @@ class Moco(nn.Module):
                     width = self.query.encoder.widths[b]
                     self.projectors[str(b)] = Projector(width, config.barlow.width, config.barlow.layers)
 
-    def forward(self, view1: Tensor, view2: Tensor, codes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, view1: Tensor, view2: Tensor, codes: Tensor, step: int = 0, n: int | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Loss terms of a batch, and its keys [B, dim] to `enqueue` after the step.
 
         view1, view2 [B, C, H, W] are normalised views of the same images and codes [B] those images' (or groups')
         codes: a queued key of the same code is no negative. Terms are scalars: `info_nce`, the unscaled `mse_b` and
-        `barlow_b` of each chosen block, and last `loss`, the total (section 4.1).
+        `barlow_b` of each chosen block, and last `loss`, the total (section 4.1). Several workers each give their part
+        of a global batch of n, needed where the parts are uneven; `step` tells one shuffle of keys from the next.
         """
         moco, mse, barlow = self.config.moco, self.config.mse, self.config.barlow
-        q, maps_q = self.query(view1, self.config.blocks)
+        q, maps = self.query(view1, self.config.blocks)
+        of_q = self._compared(maps)
         with torch.no_grad():
-            k, maps_k = self.key(view2, self.config.blocks)
+            k, of_k = self._encode_keys(view2, step, n)
 
         mask = None if moco.mask == "none" else codes[:, None] == self.queue.codes  # [B, K]
         terms = {"info_nce": info_nce(q, k, self.queue.keys, moco.temperature, mask)}
         if mse is not None:
-            for b in mse.blocks:
-                terms[f"mse_{b}"] = mse_loss(maps_q[b], maps_k[b], b, mse.pool)
+            for name, b in ((f"mse_{b}", b) for b in mse.blocks):
+                terms[name] = mse_loss(of_q[name], of_k[name], b, self.pool)
         if barlow is not None:
-            for b in barlow.blocks:
+            for name, b in ((f"barlow_{b}", b) for b in barlow.blocks):
                 projector = self.projectors[str(b)]  # trained through both views, though h gets no gradient
-                za, zb = projector(global_average(maps_q[b])), projector(global_average(maps_k[b]))  # [B, d]
-                terms[f"barlow_{b}"] = barlow_loss(za, zb, barlow.lambd, barlow.centred)
-        return {**terms, "loss": total_loss(terms, self.config)}, k
+                za, zb = projector(of_q[name]), projector(of_k[name])  # [B, d]
+                terms[name] = barlow_loss(za, zb, barlow.lambd, barlow.centred)
+        return {**terms, "loss": total_loss(terms, self.scales)}, k
+
+    def _compared(self, maps: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """What the block losses look at of a view's maps, by the term's name: pooled maps, global averages [B, C]."""
+        mse, barlow = self.config.mse, self.config.barlow
+        pooled = {f"mse_{b}": mse_pooled(maps[b], b, self.pool) for b in (mse.blocks if mse else ())}
+        return pooled | {f"barlow_{b}": global_average(maps[b]) for b in (barlow.blocks if barlow else ())}
+
+    def _encode_keys(self, view2: Tensor, step: int, n: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """h of view 2: keys [B, dim] and what the block losses compare, in the order of their queries.
+
+        Of several workers each encodes samples of all, so that batch norm over a worker's batch does not tell which
+        query a key belongs to (MoCo's shuffling); then both are dealt back, or with `shuffle_keys: embedding` the keys
+        alone. Block features travel pooled.
+        """
+        if distributed.world() == 1 or self.config.moco.shuffle_keys == "none":
+            k, maps = self.key(view2, self.config.blocks)
+            return k, self._compared(maps)
+        n = len(view2) * distributed.world() if n is None else n
+        order = torch.randperm(n, generator=random_generator(self.config.seed, "shuffle", step))
+        order, back = (devices.to_device(o, view2.device) for o in (order, order.argsort()))
+        dealt = distributed.deal(view2, order).contiguous(memory_format=torch.channels_last)
+        k, maps = self.key(dealt, self.config.blocks)
+        features = self._compared(maps)
+        if self.config.moco.shuffle_keys == "undone":
+            features = {name: distributed.deal(x, back) for name, x in features.items()}
+        return distributed.deal(k, back), features
 
     @torch.no_grad()
     def update_keys(self) -> None:
@@ -89,20 +125,21 @@ class Moco(nn.Module):
         torch._foreach_lerp_(h, g, 1 - self.config.moco.momentum)
 
 
-def block_scales(config: PretrainConfig) -> dict[str, float]:
-    """Scale of each block loss term, by the term's name."""
-    losses = {"mse": config.mse, "barlow": config.barlow}
-    return {
-        f"{name}_{b}": scale
-        for name, loss in losses.items()
-        if loss is not None
-        for b, scale in scale_of(loss.scale, loss.blocks).items()
-    }
+def block_scales(config: PretrainConfig) -> dict[str, float | None]:
+    """Scale of each block loss term, by the term's name; None where `auto` is still to be measured."""
+    scales: dict[str, float | None] = {}
+    for name, loss in (("mse", config.mse), ("barlow", config.barlow)):
+        if loss is not None:
+            known = {} if isinstance(loss.scale, str) else scale_of(loss.scale, loss.blocks)
+            scales |= {f"{name}_{b}": known.get(b) for b in loss.blocks}
+    return scales
 
 
-def total_loss(terms: Mapping[str, Tensor], config: PretrainConfig) -> Tensor:
+def total_loss(terms: Mapping[str, Tensor], scales: Mapping[str, float | None]) -> Tensor:
     """InfoNCE + sum over the chosen blocks of scale x block loss (section 4.1)."""
     loss = terms["info_nce"]
-    for name, scale in block_scales(config).items():
+    for name, scale in scales.items():
+        if scale is None:
+            raise ConfigError(f"{name}: its scale is auto, which has to be measured before there is a total loss")
         loss = loss + scale * terms[name]
     return loss

@@ -1,4 +1,4 @@
-"""Learning rates and parameter groups, as pure functions."""
+"""Learning rates, parameter groups and the optimisers of fine-tuning, as pure functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 
@@ -33,3 +34,18 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, *, decay
         {"params": [p for p, d in zip(parameters, decays, strict=True) if d], "weight_decay": weight_decay},
         {"params": [p for p, d in zip(parameters, decays, strict=True) if not d], "weight_decay": 0.0},
     ]
+
+
+def adaptive(
+    kind: Literal["adamw", "adam"], groups: list[dict[str, Any]], *, learning_rate: float, fused: bool
+) -> torch.optim.Optimizer:
+    """Adam on `groups` of `parameter_groups`; the two are one where nothing decays.
+
+    adam: decay is added to the gradient (L2), so Adam's scaling divides it out wherever gradients are small beside it;
+    adamw: weights shrink by rate x decay a step, whatever their gradients (Loshchilov and Hutter, ICLR 2019).
+    """
+    match kind:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+        case "adam":
+            return torch.optim.Adam(groups, lr=learning_rate, fused=fused)

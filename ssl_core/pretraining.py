@@ -6,26 +6,28 @@ can resume at any epoch, and any number of workers sees the same global batches.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssl_core import checkpoint, devices, distributed
+from ssl_core import checkpoint, devices, distributed, scales
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.config import PretrainConfig
 from ssl_core.data.dataset import TRAIN, VAL, Dataset
-from ssl_core.encoder import save_encoder
+from ssl_core.encoder import Encoder, save_encoder
 from ssl_core.errors import ConfigError
-from ssl_core.feasibility import check_pretrain, settle_queue
+from ssl_core.feasibility import check_pretrain, settle
 from ssl_core.initialisation import random_generator
-from ssl_core.moco import Moco, block_scales
+from ssl_core.moco import Moco
 from ssl_core.optimisation import learning_rate, parameter_groups
 from ssl_core.reporter import MetricsLog, Reporter
 from ssl_core.seeding import generator
@@ -50,8 +52,9 @@ def pretrain(
 
     If `workdir/checkpoint.pt` is there the run continues from it, and ends as if it had never stopped. A checkpoint is
     due at the first end of an epoch `checkpoint_seconds` after the last one, and at the end. `reporter.metrics` gets an
-    epoch's means once an epoch. In an initialised torch.distributed group every worker calls this with the same
-    arguments and, on a resume, the same checkpoint in its `workdir`; worker 0 writes the files.
+    epoch's means once an epoch; `kept_epoch` among them is the epoch whose encoder is left if the run ends there. In an
+    initialised torch.distributed group every worker calls this with the same arguments and, on a resume, the same
+    checkpoint in its `workdir`; worker 0 writes the files.
 
     Raises ConfigError if the configuration does not fit the dataset, CheckpointError if the checkpoint is damaged or
     another configuration's, NonFiniteError naming the step and the term if a loss becomes NaN or infinite.
@@ -63,14 +66,12 @@ def pretrain(
     metrics = MetricsLog(workdir / "metrics.jsonl", run.history) if writes else None
 
     saved_at = time.monotonic()
-    while run.epoch < config.epochs:
-        values = run.train_epoch()
-        values |= run.validate()
-        run.history.append(values)
+    while not run.finished:
+        values = run.end_epoch(run.train_epoch() | run.validate())
         if metrics:
             metrics.append(values)
         reporter.metrics(values)
-        due = time.monotonic() - saved_at >= checkpoint_seconds or run.epoch == config.epochs
+        due = time.monotonic() - saved_at >= checkpoint_seconds or run.finished
         if distributed.agree(due):
             if writes:
                 run.save(path)
@@ -79,7 +80,7 @@ def pretrain(
             saved_at = time.monotonic()
 
     if writes:
-        save_encoder(workdir / "encoder.pt", run.moco.query.encoder, run.batches.mean, run.batches.std)
+        save_encoder(workdir / "encoder.pt", run.kept_encoder(), run.batches.mean, run.batches.std)
     distributed.barrier()
 
 
@@ -89,14 +90,15 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.dataset, self.device = dataset, device
         self.rows: Rows = dataset.rows(TRAIN)
-        self.config = config = settle_queue(config, len(self.rows))
-        for warning in check_pretrain(config, len(self.rows), distributed.world()):
+        self.config = config = settle(config, len(self.rows))
+        for warning in check_pretrain(config, len(self.rows), distributed.world(), dataset.channels):
             log.warning(warning)
         self.batches = Batches(dataset, *statistics(dataset, config.normalise), device)
         self.codes = _codes(config, dataset)  # [N] of every image, whatever its split
         self.steps_per_epoch = len(self.rows) // config.batch_size  # an incomplete last batch is dropped
         self.epoch = 0  # epochs done
         self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None  # the encoder's state with `keep: best`
 
         self.moco = devices.place(Moco(config, dataset.channels), device)
         self.model = distributed.parallel(self.moco)
@@ -107,9 +109,10 @@ class Pretraining:
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split in a seeded order; the epoch's mean terms and speed."""
+        self.settle_scales()
         self.moco.train()
         began, size = time.perf_counter(), self.config.batch_size
-        order = generator(self.config.seed, "order", self.epoch).permutation(self.rows)
+        order = self._order()
         first = self.epoch * self.steps_per_epoch
         recent: list[dict[str, Tensor]] = []
         terms: list[dict[str, float]] = []
@@ -127,7 +130,8 @@ class Pretraining:
             "step": first + self.steps_per_epoch,
             "epoch": float(self.epoch),
             **means,
-            **_ratios(means, self.config),
+            **{f"scale_{name}": scale for name, scale in self.scales.items()},
+            **_ratios(means, self.scales),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
             "views_per_second": 2 * size * self.steps_per_epoch / seconds,
             "epoch_seconds": seconds,
@@ -135,18 +139,43 @@ class Pretraining:
 
     def _step(self, step: int, rows: Rows) -> dict[str, Tensor]:
         """One optimisation step on the global batch `rows`; its loss terms, still on the device."""
-        config, codes = self.config, self._codes_of(rows)
-        view1, view2 = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 2)
-        with devices.autocast(self.device, config.precision):
-            terms, keys = self.model(view1, view2, codes[distributed.share(len(rows))])
+        terms, keys, codes = self._forward(self.model, step, rows)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
         self.optimiser.zero_grad()
-        terms["loss"].backward()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.moco.update_keys()
         self.moco.queue.enqueue(distributed.gather(keys), codes)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _forward(self, model: nn.Module, step: int, rows: Rows) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Loss terms and keys of this worker's part of the global batch `rows`, and all its codes [B]."""
+        config, codes = self.config, self._codes_of(rows)
+        view1, view2 = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 2)
+        with devices.autocast(self.device, config.precision):
+            terms, keys = model(view1, view2, codes[distributed.share(len(rows))], step)
+        return terms, keys, codes
+
+    def settle_scales(self) -> None:
+        """Measure the scales that are `auto`, unless they are known already; see `ssl_core.scales`."""
+        if None not in self.moco.scales.values():
+            return
+        size, order = self.config.batch_size, self._order()
+        steps = min(scales.STEPS, self.steps_per_epoch)
+        found = scales.measure(
+            self.moco, lambda moco, i: self._forward(moco, i, order[i * size : (i + 1) * size]), steps
+        )
+        self.moco.scales = {name: found.get(name, scale) for name, scale in self.moco.scales.items()}
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Scale of each block loss, by the term's name, once it is settled."""
+        return {name: scale for name, scale in self.moco.scales.items() if scale is not None}
+
+    def _order(self) -> Rows:
+        """The training rows in the order of the epoch to come."""
+        return generator(self.config.seed, "order", self.epoch).permutation(self.rows)
 
     def _codes_of(self, rows: Rows) -> Tensor:
         return devices.to_device(self.codes[torch.from_numpy(rows)], self.device)  # [B] int64
@@ -166,21 +195,50 @@ class Pretraining:
     def validate(self) -> dict[str, float]:
         """Loss terms on the validation split against the queue as it is, `val_` before their names.
 
-        Nothing of the run changes by it: batch norm uses its running statistics, no key is queued, h stays. The views
-        are the same after every epoch. Batches are of even size, at most `batch_size`.
+        Batch norm uses its running statistics; the views are the same after every epoch. Batches are of even size, at
+        most `batch_size`. Nothing of the run changes by it, unless `validation` is moving: then h follows g and keys
+        are queued after each batch, as in training.
         """
+        self.settle_scales()
         self.moco.eval()
         config, rows = self.config, self.dataset.rows(VAL)
         parts: list[dict[str, Tensor]] = []
         for i, batch in enumerate(np.array_split(rows, math.ceil(len(rows) / config.batch_size))):
             view1, view2 = self.batches.views(batch, config.augment, random_generator(config.seed, "val-views", i), 2)
-            codes = self._codes_of(batch)[distributed.share(len(batch))]
+            codes = self._codes_of(batch)
             with devices.autocast(self.device, config.precision):
-                terms, _ = self.moco(view1, view2, codes)
-            share = len(codes) * distributed.world() / len(rows)  # read_terms takes the mean over workers
+                terms, keys = self.moco(view1, view2, own := codes[distributed.share(len(batch))], i, len(batch))
+            share = len(own) * distributed.world() / len(rows)  # read_terms takes the mean over workers
             parts.append({f"val_{name}": term * share for name, term in terms.items()})
+            if config.validation == "moving":
+                self.moco.update_keys()
+                self.moco.queue.enqueue(distributed.gather(keys, len(batch)), codes)
         values = read_terms(parts, self.epoch * self.steps_per_epoch)
         return {name: math.fsum(part[name] for part in values) for name in values[0]}
+
+    def end_epoch(self, values: dict[str, float]) -> dict[str, float]:
+        """Enter an epoch's metrics in the history, `kept_epoch` with them; keep the encoder if it is to be kept."""
+        best = best_epoch([*(row["val_loss"] for row in self.history), values["val_loss"]])
+        if self.config.keep == "best" and best == self.epoch:
+            state = self.moco.query.encoder.state_dict()
+            self.best = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        kept = best if self.config.keep == "best" else self.epoch
+        self.history.append({**values, "kept_epoch": float(kept)})
+        return self.history[-1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left, or with `keep: saturated` the validation loss falls no more."""
+        losses = [row["val_loss"] for row in self.history]
+        stop = self.config.keep == "saturated" and saturated(losses, self.config.saturation)
+        return stop or self.epoch == self.config.epochs
+
+    def kept_encoder(self) -> Encoder:
+        """The encoder that the run leaves: of the last epoch, or with `keep: best` of the best."""
+        encoder = copy.deepcopy(self.moco.query.encoder)
+        if self.best is not None:
+            encoder.load_state_dict(self.best)
+        return encoder
 
     def save(self, path: Path) -> None:
         """Everything that `restore` needs to go on as if the run had not stopped."""
@@ -190,6 +248,8 @@ class Pretraining:
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
+            "scales": self.moco.scales,
+            "best": self.best,
         }
         checkpoint.save(path, payload)
 
@@ -199,16 +259,27 @@ class Pretraining:
         self.moco.load_state_dict(payload["moco"])
         self.optimiser.load_state_dict(payload["optimiser"])
         self.epoch, self.history = payload["epoch"], payload["history"]
+        self.moco.scales, self.best = payload["scales"], payload["best"]
 
     def _identity(self) -> dict[str, Any]:
         return {**asdict(self.config), "dataset": self.dataset.fingerprint}
 
 
-def _ratios(means: dict[str, float], config: PretrainConfig) -> dict[str, float]:
+def best_epoch(losses: Sequence[float]) -> int:
+    """The epoch (from 1) with the lowest of the epochs' validation losses, the first of equals."""
+    return int(np.argmin(losses)) + 1
+
+
+def saturated(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no lower validation loss."""
+    return len(losses) > 0 and len(losses) - best_epoch(losses) >= patience
+
+
+def _ratios(means: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, float]:
     """Scaled block losses by InfoNCE: section 4.1 chooses scales that keep them of the same order of magnitude."""
     if means["info_nce"] == 0:
         return {}
-    return {f"ratio_{name}": scale * means[name] / means["info_nce"] for name, scale in block_scales(config).items()}
+    return {f"ratio_{name}": scale * means[name] / means["info_nce"] for name, scale in scales.items()}
 
 
 def _codes(config: PretrainConfig, dataset: Dataset) -> Tensor:

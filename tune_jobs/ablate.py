@@ -14,13 +14,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tune_jobs.audit import enforce
 from tune_jobs.cluster import RayRunner, check_fits, joined_ray, local_ray
 from tune_jobs.executor import Capacity, Outcome, execute
 from tune_jobs.findings import write_report
 from tune_jobs.locks import running
 from tune_jobs.origin import git_commit
+from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
-from tune_jobs.prepare import check, packed, planned
+from tune_jobs.prepare import planned
+from tune_jobs.readiness import make_ready
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.watch import Watch, one_line
@@ -68,16 +71,15 @@ def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Re
         if address is None:  # a cluster's capacity is known once it is joined
             check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
         facts = {"git_commit": git_commit()}
-        data = next(full.of_kind("data"))
-        dataset, packed_now = packed(study, store, data, facts)
-        for warning in check(study, dataset):
-            print(f"note: {warning}", file=sys.stderr)
+        ready = make_ready(study, store, full, facts, on_ray=ray_at(address))
+        enforce(study, ready.audit)
+        for note in ready.notes:
+            print(f"note: {note}", file=sys.stderr)
         folder = store.root / study.study
         (folder / "study.yaml").write_text(study.to_yaml())
         outcome = _execute(study, full, store, address, facts)
-        if packed_now:
-            outcome.cached.remove(data.key)
-            outcome.executed.insert(0, data.key)
+        outcome.cached = [key for key in outcome.cached if key not in ready.made]
+        outcome.executed = [*ready.made, *outcome.executed]
         _write_failures(folder, full, outcome)
         errors = {full.by_key[k].name: one_line(e) for k, e in outcome.failed.items()}
         written = write_report(study, full, store, errors, command)
@@ -114,7 +116,7 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
         return Outcome(cached=list(full.by_key))
     from tune_jobs.tracking import Follower
 
-    with joined_ray(address) if address else local_ray():
+    with ray_at(address)():
         runner = RayRunner(store, facts)
         check_fits(full.by_key.values(), runner.capacity())
         follower = Follower(study, full, store, uri=tracking_uri(study, store))
@@ -127,6 +129,11 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
             raise
         follower.close(timeout=30)  # what it could not send goes with the tables and the report
     return outcome
+
+
+def ray_at(address: str | None) -> Start:
+    """What joins the Ray at an address, or starts and stops a local one."""
+    return (lambda: joined_ray(address)) if address else local_ray
 
 
 def _accelerators() -> float:

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +17,7 @@ from ssl_core.errors import DataError, InputError, IntermocoError
 
 if TYPE_CHECKING:
     from tune_jobs.ablate import Result
+    from tune_jobs.inspection import Inspection
     from tune_jobs.plan import Plan
     from tune_jobs.store import Store
     from tune_jobs.study import Study
@@ -99,17 +100,21 @@ def data(
     study: StudyArgument,
     overrides: SetOption = None,
     output: OutputOption = RUNS,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a study's dataset: counts, classes, groups, splits and label fractions."""
-    from tune_jobs.audit import audit
+    """Pack and audit a study's dataset: counts, groups, leaks between splits, duplicates, label fractions."""
+    from tune_jobs.audit import enforce
+    from tune_jobs.inspection import inspect
     from tune_jobs.loading import load
     from tune_jobs.store import Store
 
-    facts = audit(load(study, overrides or ()), Store(output))
-    _print_data(facts)
+    resolved = load(study, overrides or ())
+    seen = inspect(resolved, Store(output), address)
+    _print_data(seen)
     if as_json:
-        print(json.dumps(facts))
+        print(json.dumps(seen.as_json()))
+    enforce(resolved, seen.audit)
 
 
 @app.command()
@@ -148,6 +153,14 @@ def ui(
     from tune_jobs.ui import serve
 
     raise typer.Exit(serve(study, overrides or (), output, port))
+
+
+@app.command()
+def doctor(output: OutputOption = RUNS, as_json: JsonOption = False) -> None:
+    """Check this machine, and the method's invariants on it, in about a minute."""
+    from tune_jobs.doctor import run
+
+    raise typer.Exit(run(output, as_json=as_json))
 
 
 def main() -> NoReturn:
@@ -247,22 +260,29 @@ def _print_result(result: Result) -> None:
     print(f"MLflow  {result.written['tracking']}  (intermoco ui)")
 
 
-def _print_data(facts: dict[str, Any]) -> None:
+def _print_data(seen: Inspection) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(markup=False, highlight=False)
+    facts = seen.facts
     size, channels = facts["size"], facts["channels"]
     console.print(f"{facts['name']}: {size} x {size} px, {'grey' if channels == 1 else 'RGB'}, {facts['task']}")
     console.print(f"splits {facts['splits']}; fingerprint {facts['fingerprint'][:16]}")
+    for note in facts["notes"]:
+        console.print(f"source  {note}")
+    console.print(seen.packing)
     table = Table("split", "images", "groups", *facts["class_names"], box=None)
     for split, images in facts["n"].items():
         counts = facts["classes"][split].values()
         table.add_row(split, str(images), str(facts["groups"][split]), *map(str, counts))
-    for part in facts["fractions"]:
-        table.add_row(f"{100 * part['fraction']:g}% of train", str(part["n"]), "", *map(str, part["classes"].values()))
+    for part in seen.fractions:
+        name = f"{100 * part['fraction']:g}% of train"
+        table.add_row(name, str(part["n"]), str(part["groups"]), *map(str, part["classes"].values()))
     console.print(table)
-    console.print(f"the fractions' images are those of seed {facts['seed']}; each fraction holds the smaller ones")
+    console.print(f"the fractions' images are those of seed {seen.seed}; each fraction holds the smaller ones")
+    for line in seen.findings:
+        console.print(line)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from tune_jobs.audit import accepted, opened
+from tune_jobs.labels import write_labels
 from tune_jobs.origin import git_commit
 from tune_jobs.plan import Plan, as_config
 from tune_jobs.prepare import summary
+from tune_jobs.protocol import departures
+from tune_jobs.readiness import warnings
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import Study
@@ -37,12 +42,18 @@ def write_report(
     finished = [_finished(s, store) for s in full.stages if store.finished(s)]
     waiting = {s.name: "not finished" for s in full.by_key.values() if not store.finished(s)}
     manifests = [store.manifest(s) for s in full.by_key.values() if store.finished(s)]
+    dataset, accepted_findings = _dataset(study, full, store, summary(store.find("data", data.key)))
     facts = Facts(
         name=study.study,
         question=study.question,
         command=command,
-        dataset=summary(store.find("data", data.key)),
+        dataset=dataset,
         arms={name: None if arm is None else as_config(arm) for name, arm in study.arms.items()},
+        downstream=_downstream(study),
+        protocol=study.protocol,
+        switches=departures(study),
+        accepted=accepted_findings,
+        notes=(*_warnings(study, dataset), *_scales(study, full, store)),
         baseline=study.baseline,
         metric=study.downstream.metric,
         seeds=study.seeds,
@@ -54,12 +65,53 @@ def write_report(
     shows = _digest(facts, finished)
     if always or not page.is_file() or not mark.is_file() or mark.read_text() != shows:
         mark.unlink(missing_ok=True)
+        write_labels(study, full, store, folder / "tables")
         build(facts, finished, folder / "tables", folder / "report")
         mark.write_text(shows)
     return {
         "report": str(page),
         "tables": [str(p) for p in sorted((folder / "tables").glob("*.csv"))],
     }
+
+
+def _dataset(study: Study, full: Plan, store: Store, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the page says of the dataset, its audit included, and of the findings that the study accepts."""
+    stage = next(full.of_kind("audit"))
+    if not store.finished(stage):
+        return facts, ()
+    audit = opened(store, stage)
+    return {**facts, "audit": audit.as_rows()}, accepted(study, audit)
+
+
+def _downstream(study: Study) -> dict[str, Any]:
+    """Fine-tuning of all weights, with what it shares with the linear runs."""
+    down = study.downstream
+    shared = {name: getattr(down, name) for name in ("labels", "metric", "bootstrap", "resample", "paper_spread")}
+    return as_config(dataclasses.replace(down.full, **shared))
+
+
+def _warnings(study: Study, dataset: Mapping[str, Any]) -> list[str]:
+    arms = [arm for arm in study.arms if study.dataset_of(arm) == study.dataset]
+    return warnings(study, arms, dataset["n"]["train"], dataset["channels"])
+
+
+def _scales(study: Study, full: Plan, store: Store) -> Iterator[str]:
+    """What `scale: auto` picked: a sentence an arm, the mean over its finished seeds."""
+    picked: dict[str, dict[str, list[float]]] = {}
+    for stage in full.of_kind("pretrain"):
+        losses = [name for name in ("mse", "barlow") if (stage.config[name] or {}).get("scale") == "auto"]
+        if losses and store.finished(stage):
+            lines = (store.path(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            for name, value in json.loads(lines[-1]).items():
+                if name.startswith(tuple(f"scale_{loss}_" for loss in losses)):
+                    of_arm = picked.setdefault(stage.labels["arm"], {})
+                    of_arm.setdefault(name.removeprefix("scale_"), []).append(value)
+    for arm, scales in picked.items():
+        means = [f"{name.replace('_', ' of block ')} {fmean(values):.3g}" for name, values in sorted(scales.items())]
+        yield (
+            f"Arm {arm} measured its scales at the start, where each block's loss then equals InfoNCE "
+            f"(mean over seeds): {', '.join(means)}."
+        )
 
 
 def _finished(stage: Stage, store: Store) -> Finished:

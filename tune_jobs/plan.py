@@ -56,6 +56,7 @@ def data_stage(dataset: DatasetConfig, fingerprint: str) -> Stage:
 
 def _stages(study: Study, packed: Mapping[DatasetConfig, Stage]) -> Iterator[Stage]:
     yield from packed.values()
+    yield Stage(kind="audit", config={}, inputs={"data": packed[study.dataset].key})
     reference_pool: list[Stage] = []
     for seed in study.seeds:
         for arm, config in study.arms.items():
@@ -107,7 +108,7 @@ def _finetune(
         mode=mode,
         fraction=fraction,
         seed=labels["seed"],
-        labels=_labels(downstream, labels["arm"]),
+        labels=labels_of(downstream, labels["arm"]),
         metric=downstream.metric,
         bootstrap=downstream.bootstrap,
         resample=downstream.resample,
@@ -118,7 +119,7 @@ def _finetune(
     return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=_demand(study))
 
 
-def _labels(downstream: Downstream, arm: str) -> LabelsConfig:
+def labels_of(downstream: Downstream, arm: str) -> LabelsConfig:
     """How an arm draws its labels: as all do, unless the study lets each draw for itself."""
     labels = downstream.labels
     return dataclasses.replace(labels, salt=arm) if labels.per_arm else labels
@@ -131,11 +132,13 @@ def _features(
     weights: Stage,
     data: Stage,
     splits: list[int],
-    norm: str = "fixed",
+    moved: Mapping[str, Any] | None = None,
 ) -> Stage:
+    """`moved`: how a pass over the training images moves batch norm's statistics first; None: they stay."""
+    norm = {"norm": "fixed"} if moved is None else {"norm": "moving", **moved}
     return Stage(
         kind="features",
-        config={"splits": splits, "norm": norm},
+        config={"splits": splits, **norm},
         inputs={"data": data.key, weights.kind: weights.key},
         labels={**labels, "of": of},
         demand=_demand(study),
@@ -148,9 +151,10 @@ def _probes(study: Study, labels: Mapping[str, Any], features: Stage, encoder: S
         return
     downstream = study.downstream_of(labels["arm"])
     if downstream.linear.frozen_norm == "moving":
-        features = _features(study, labels, "statistics moved", encoder, data, ALL_SPLITS, norm="moving")
+        moved = {"norm_batch": downstream.linear.batch_size, "seed": labels["seed"]}
+        features = _features(study, labels, "statistics moved", encoder, data, ALL_SPLITS, moved)
         yield features
-    drawn = _labels(downstream, labels["arm"])
+    drawn = labels_of(downstream, labels["arm"])
     for fraction in study.probe_fractions:
         yield Stage(
             kind="probe",

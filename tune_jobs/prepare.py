@@ -80,7 +80,7 @@ def _alone(lock: Path) -> Iterator[None]:
 def check(study: Study, dataset: Dataset) -> list[str]:
     """ConfigError or DataError for what the study asks of this dataset and cannot have; else what to tell the user."""
     from ssl_core.data.dataset import TRAIN
-    from ssl_core.data.splits import label_subset
+    from ssl_core.data.labels import label_subset
 
     images, warnings = len(dataset.rows(TRAIN)), []
     for name, arm in study.arms.items():

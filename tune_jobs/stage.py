@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-Kind = Literal["data", "pretrain", "finetune", "features", "probe", "reuse", "ks"]
+Kind = Literal["data", "audit", "pretrain", "finetune", "features", "probe", "reuse", "ks"]
 
 #: Raised by hand when a kind's code starts to leave other results for the same config and inputs.
 VERSIONS: Mapping[str, int] = {
     "data": 2,
+    "audit": 1,
     "pretrain": 2,
     "finetune": 2,
     "features": 2,

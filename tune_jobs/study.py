@@ -340,7 +340,7 @@ def _plain_study(study: Study) -> dict[str, Any]:
 
     def arm(name: str) -> dict[str, Any] | str:
         config = study.arms[name]
-        values = {"scratch": True} if config is None else without(config, "seed")
+        values: dict[str, Any] = {"scratch": True} if config is None else without(config, "seed")
         if own := study.tuned_apart.get(name):
             values["downstream"] = downstream(own)
         if packed := study.packed_apart.get(name):

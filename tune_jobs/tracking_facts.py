@@ -19,7 +19,17 @@ from tune_jobs.store import MANIFEST, Store, read_manifest
 #: MLflow's own limits, of a name and of a parameter's value.
 NAME_LENGTH, VALUE_LENGTH = 250, 6000
 #: What a stage's run keeps of its folder: what a person reads. Weights, features and predictions stay in the store.
-SMALL_FILES = (MANIFEST, "rows.json", "metrics.jsonl", "samples.json", "curves.csv", "dataset.json", "features.json")
+SMALL_FILES = (
+    MANIFEST,
+    "rows.json",
+    "metrics.jsonl",
+    "samples.json",
+    "curves.csv",
+    "dataset.json",
+    "unreadable.json",
+    "audit.json",
+    "features.json",
+)
 #: Numbers of a row that are metrics of their own, under the measure's name with this after it.
 COMPANIONS = ("low", "high", "null", "floor")
 COSTS = ("wall_seconds", "accelerator_seconds")

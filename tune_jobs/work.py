@@ -95,14 +95,8 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             from ssl_core.data.dataset import Dataset
 
             weights = folder["pretrain"] / "encoder.pt" if "pretrain" in folder else folder["finetune"] / "model.pt"
-            extract(
-                weights,
-                Dataset.open(folder["data"]),
-                work,
-                splits=tuple(config["splits"]),
-                norm=config["norm"],
-                device=device,
-            )
+            splits = tuple(config.pop("splits"))
+            extract(weights, Dataset.open(folder["data"]), work, splits=splits, device=device, **config)
         case "probe":
             from analysis.config import ProbeConfig
             from analysis.probing import probe

@@ -75,7 +75,7 @@ def audit(dataset: Dataset, folder: Path, *, queues: Mapping[str, int] | None = 
         *_classes(dataset),
         *_stored(packed),
         *_groups(dataset),
-        *_queues(dataset, queues or {}),
+        *queue_findings(dataset, queues or {}),
     )
     findings = [f for f in found if f is not None]
     return Audit(
@@ -104,7 +104,7 @@ def _unreadable(packed: Packed) -> Finding | None:
     count = len(packed.unreadable)
     if not count:
         return None
-    examples = tuple(f"{name} ({reason})" for name, reason in packed.unreadable[:EXAMPLES])
+    examples = tuple(f"{name}: {reason}" for name, reason in packed.unreadable[:EXAMPLES])
     reasons = Counter(reason for _, reason in packed.unreadable).most_common(3)
     common = f" Reasons: {', '.join(f'{reason} ({n})' for reason, n in reasons)}." if count > EXAMPLES else ""
     return stop(
@@ -112,7 +112,7 @@ def _unreadable(packed: Packed) -> Finding | None:
         count,
         examples,
         f"{counted(count, 'listed image')} could not be read and {'is' if count == 1 else 'are'} left out: "
-        f"{listed(examples)}.{common} Fetch or repair the files, or take them off the list.",
+        f"{listed(examples, count)}.{common} Fetch or repair the files, or take them off the list.",
     )
 
 
@@ -238,7 +238,7 @@ def _groups(dataset: Dataset) -> Iterable[Finding]:
             )
 
 
-def _queues(dataset: Dataset, queues: Mapping[str, int]) -> Iterable[Finding]:
+def queue_findings(dataset: Dataset, queues: Mapping[str, int]) -> Iterable[Finding]:
     train = len(dataset.rows(TRAIN))
     for keys in sorted({k for k in queues.values() if train}, reverse=True):
         arms = [arm for arm, k in queues.items() if k == keys]

@@ -30,7 +30,7 @@ MISSING = "is missing"  # why a file that is not there is unreadable
 
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_ORIENTATION, _BITS, _SIGN = 0x0112, 258, 339  # tags
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SIGN = 256, 257, 258, 274, 339  # tags of TIFF, one of EXIF too
 _SIGNED, _FLOAT = 2, 3  # values of _SIGN
 
 
@@ -77,8 +77,10 @@ def look(path: Path) -> Look:
 
             return Look(**dicom.look(path))
         with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = _stored_size(image)
+            # of PNG, only EXIF that precedes the pixels: Pillow would decode them all to find what comes after
+            known = image.format != "PNG" or "exif" in image.info
+            if known and image.getexif().get(_ORIENTATION) in _TURNED:
                 width, height = height, width
             return Look(width=width, height=height, grey=image.mode in _GREY)
 
@@ -103,8 +105,12 @@ def decode(path: Path, form: Form) -> Decoded:
                 if frames > 1 and opened.format != "MPO":  # a camera's JPEG with its own previews behind it
                     raise Unreadable(f"holds {frames} frames")
                 bits = _bits(opened)
+                if opened.format == "TIFF" and opened.getexif().get(_ORIENTATION) in _TURNED:
+                    # Pillow 13 swaps a turned TIFF's size before it reads its rows, and then misreads uncompressed ones
+                    opened._size = _stored_size(opened)
                 limits = _limits(opened, bits)
-                image = ImageOps.exif_transpose(opened)  # decodes
+                ImageOps.exif_transpose(opened, in_place=True)  # decodes
+                image = opened
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
                 image = Image.fromarray(_scaled(image, form.intensity, limits))
         stored = image.size
@@ -185,6 +191,12 @@ def _coloured(image: Image, channels: Literal[1, 3]) -> Image:
     elif image.mode not in (*_GREY, "RGB"):
         image = image.convert("RGB")  # palette, CMYK, YCbCr, LAB
     return image if image.mode == mode else image.convert(mode)
+
+
+def _stored_size(image: Image) -> tuple[int, int]:
+    """Width and height before the picture is turned upright; Pillow swaps those of TIFF already when it opens one."""
+    tags = getattr(image, "tag_v2", None)
+    return image.size if tags is None else (int(tags[_WIDTH]), int(tags[_HEIGHT]))
 
 
 def _bits(image: Image) -> int:

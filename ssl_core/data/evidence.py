@@ -91,6 +91,8 @@ def are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def listed(words: Sequence[str]) -> str:
-    more = len(words) - EXAMPLES
-    return ", ".join(words[:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+def listed(words: Sequence[str], of: int | None = None) -> str:
+    """The first few words, and how many more there are of `of` (of these where not given)."""
+    shown = words[:EXAMPLES]
+    more = (len(words) if of is None else of) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

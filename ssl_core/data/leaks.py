@@ -28,8 +28,8 @@ def groups_across(dataset: Dataset) -> Finding | None:
         len(straddling),
         examples,
         f"{counted(len(straddling), 'group')} (patients) with {counted(images, 'image')} {are(len(straddling))} in "
-        f"more than one split, so scores on them are too good: {listed(examples)}. Correct the split list, or leave the "
-        "splits out to have them made by group.",
+        f"more than one split, so scores on them are too good: {listed(examples, len(straddling))}. "
+        "Correct the splits, or leave them out to have them made by group.",
     )
 
 
@@ -41,7 +41,7 @@ def duplicates_across(packed: Packed) -> Finding | None:
         return None
     start, end = start[spanning], end[spanning]
     count = len(start)
-    apart = int(_disagree(packed, rows, start, end).sum())
+    apart = int((_other(_kinds(packed.dataset), rows, start, end) < end).sum())
     examples = _pairs(packed.dataset, np.stack([rows[start], rows[end - 1]], axis=1))
     more = f" In {apart} of them the copies have different labels." if apart else ""
     return stop(
@@ -49,7 +49,7 @@ def duplicates_across(packed: Packed) -> Finding | None:
         count,
         examples,
         f"{counted(count, 'picture')} {are(count)} in more than one split as exact copies, {int((end - start).sum())} "
-        f"images in all, so scores on them are too good: {listed(examples)}.{more} Remove all copies but one.",
+        f"images in all, so scores on them are too good: {listed(examples, count)}.{more} Remove all copies but one.",
     )
 
 
@@ -61,45 +61,48 @@ def near_duplicates_across(packed: Packed) -> Finding | None:
     rows = clear[np.sort(first)]
     pairs = rows[near_duplicates(packed.thumb[rows], splits[rows])]  # (P, 2), most alike first
     pairs = pairs[packed.digest[pairs[:, 0]] != packed.digest[pairs[:, 1]]]
+    pairs = np.take_along_axis(pairs, np.argsort(splits[pairs], axis=1), axis=1)  # train is named first
     if not len(pairs):
         return None
-    examples = _pairs(packed.dataset, pairs)
+    examples = _pairs(packed.dataset, pairs, sign="~")
     images = len(np.unique(pairs))
     return stop(
         "near_duplicates_across_splits",
         len(pairs),
         examples,
         f"{counted(len(pairs), 'pair')} of images in two splits ({images} images) look like one picture that was "
-        f"saved, resized, cropped or brightened again: {listed(examples)}. Look at them; where they are copies, remove "
-        "one of each pair or move both into one split.",
+        f"saved, resized, cropped or brightened again: {listed(examples, len(pairs))}. "
+        "Look at them; where they are copies, remove one of each pair or move both into one split.",
     )
 
 
 def duplicates_within(packed: Packed) -> Iterable[Finding]:
     data = packed.dataset
     rows, start, end = _sets(packed.digest * len(SPLITS) + data.splits, ~packed.constant, data.splits)
-    several = _differ(np.unique(data.groups, return_inverse=True)[1], rows, start, end)
+    other = _other(np.unique(data.groups, return_inverse=True)[1], rows, start, end)
+    several = other < end
     if several.any():
         count = int(several.sum())
         extra = int((end - start - 1)[several].sum())
-        examples = _pairs(data, np.stack([rows[start], rows[start + 1]], axis=1)[several])
+        examples = _pairs(data, np.stack([rows[start[several]], rows[other[several]]], axis=1))
         yield Finding(
             name="duplicates_within_split",
             count=count,
             examples=examples,
             text=f"{counted(count, 'picture')} {are(count)} more than once in one split under different groups "
-            f"({extra} copies too many): {listed(examples)}. They count twice; the groups may be one patient.",
+            f"({extra} copies too many): {listed(examples, count)}. They count twice; the groups may be one patient.",
         )
-    apart = _disagree(packed, rows, start, end)
+    other = _other(_kinds(data), rows, start, end)
+    apart = other < end
     if apart.any():
         count = int(apart.sum())
-        examples = _pairs(data, np.stack([rows[start], rows[start + 1]], axis=1)[apart])
+        examples = _pairs(data, np.stack([rows[start[apart]], rows[other[apart]]], axis=1))
         yield Finding(
             name="contradicting_labels",
             count=count,
             examples=examples,
             text=f"{counted(count, 'picture')} {are(count)} in one split more than once with different labels: "
-            f"{listed(examples)}. At most one of them is right: check the labels before anything else.",
+            f"{listed(examples, count)}. At most one of them is right: check the labels before anything else.",
         )
 
 
@@ -116,23 +119,23 @@ def _sets(
     return rows, start[several], end[several]
 
 
-def _differ(
+def _other(
     values: NDArray[np.int64], rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Of each set, whether its rows have different values."""
-    steps = np.r_[0, np.cumsum(values[rows][1:] != values[rows][:-1])]  # changes up to each place
-    changes: NDArray[np.bool_] = steps[end - 1] > steps[start]
-    return changes
+) -> NDArray[np.int64]:
+    """Of each set, the place of its first row with another value than its first one; `end` where all are equal."""
+    changes = np.flatnonzero(values[rows][1:] != values[rows][:-1]) + 1  # ascending places
+    after = np.append(changes, len(rows))[np.searchsorted(changes, start, side="right")]
+    places: NDArray[np.int64] = np.minimum(after, end)
+    return places
 
 
-def _disagree(
-    packed: Packed, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    kinds = np.unique(packed.dataset.labels, axis=0, return_inverse=True)[1].reshape(-1)
-    return _differ(kinds, rows, start, end)
+def _kinds(dataset: Dataset) -> NDArray[np.int64]:
+    """(N,) one number for each different label or row of labels."""
+    kinds: NDArray[np.int64] = np.unique(dataset.labels, axis=0, return_inverse=True)[1].reshape(-1)
+    return kinds
 
 
-def _pairs(dataset: Dataset, pairs: NDArray[np.int64]) -> tuple[str, ...]:
+def _pairs(dataset: Dataset, pairs: NDArray[np.int64], *, sign: str = "=") -> tuple[str, ...]:
     """Examples that name both ids with their splits."""
     named = [[f"{dataset.ids[row]} ({SPLITS[dataset.splits[row]]})" for row in pair] for pair in pairs[:EXAMPLES]]
-    return tuple(" = ".join(pair) for pair in named)
+    return tuple(f" {sign} ".join(pair) for pair in named)

@@ -13,7 +13,8 @@ Calibrated on the 5,808 real X-rays of the Kermany dataset (64 px); share of alt
     cropped by 1, 2, 3% on each side                           1.00, 0.995, 0.93
     shifted by 1, 2% (the edge filled black)                   1.00, 0.985
 
-Among 16.9 million pairs of its different images none is called alike. 112,120 thumbnails take 8 s on one core.
+Among 16.9 million pairs of its different images none is called alike: the likest, 0.91, may show one child twice. A
+search of 112,120 made-up thumbnails with the spectrum of these takes 8 s on one core.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def _assembled(
         for (task, f), count in zip(written, counts, strict=True)
     ]
     save_shard_list(folder, files, decided.shape)
-    total, squares = (np.concatenate([f.statistics[key] for f in facts]) for key in ("total", "squares"))  # (n, C)
+    total, squares = (np.concatenate([f.known[key] for f in facts]) for key in ("total", "squares"))  # (n, C)
     train = splits == TRAIN
     mean, std = mean_and_std(total[train], squares[train], decided.shape[0] * decided.shape[1])
     return Dataset(
@@ -253,7 +253,7 @@ def _write_beside(folder: Path, found: Listing, facts: Sequence[ShardFacts]) -> 
     np.savez(folder / "likeness.npz", **likeness)
     inventory: dict[str, Any] = {
         **{k: np.concatenate([f.rows[k][f.rows["readable"]] for f in facts]) for k in ("width", "height", "bits")},
-        **{k: np.concatenate([f.statistics[k] for f in facts]) for k in ("low", "high")},
+        **{k: np.concatenate([f.known[k] for f in facts]) for k in ("low", "high")},
     }
     np.savez(folder / "inventory.npz", **inventory)
     unreadable, start = [], 0

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,9 +31,8 @@ from ssl_core.errors import DataError
 SHARD_BYTES = 64 << 20
 
 IMAGES, FACTS = "images", "facts"  # folders
-_DESCRIBED_TOGETHER = 4 << 20  # bytes of pixels whose statistics, in wider numbers, are computed at a time
 _ROWS = ("readable", "width", "height", "bits", "source_bytes")  # of all images of a task
-_STATISTICS = ("low", "high", "total", "squares")  # of the readable ones
+_LIKE = "like_"  # before the names of what `describe` says
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ class ShardTask:
         try:
             facts = ShardFacts.open(self.facts_file)
             return facts.bytes == 0 or self.images_file.stat().st_size == facts.bytes
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return False
 
 
@@ -69,20 +69,23 @@ class ShardFacts:
     """What is known of a task's n images, m of them readable."""
 
     rows: dict[str, NDArray[Any]]  # (n,) each: `readable`, `width`, `height`, `bits`, `source_bytes`
-    statistics: dict[str, NDArray[Any]]  # (m,) `low`, `high`; (m, C) `total`, `squares`: sums of pixels, of squares
-    likeness: dict[str, NDArray[Any]]  # (m, ...) what `describe` says
+    known: dict[str, NDArray[Any]]  # (m,) `low`, `high`; (m, C) `total`, `squares`: sums of pixels, of their squares;
+    # (m, ...) `like_...`: what `describe` says
     reasons: dict[int, str]  # of the unreadable, by place in the task
     bytes: int  # of the shard's file; 0: there is none, as none is readable
     sha256: str
 
+    @property
+    def likeness(self) -> dict[str, NDArray[Any]]:
+        return {key.removeprefix(_LIKE): array for key, array in self.known.items() if key.startswith(_LIKE)}
+
     @classmethod
     def open(cls, path: Path) -> ShardFacts:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             rest = json.loads(bytes(file["rest"]))
             return cls(
                 rows={key: file[key] for key in _ROWS},
-                statistics={key: file[key] for key in _STATISTICS},
-                likeness={key.removeprefix("like_"): file[key] for key in file.files if key.startswith("like_")},
+                known={key: file[key] for key in file.files if key not in (*_ROWS, "rest")},
                 reasons={int(place): why for place, why in rest["reasons"].items()},
                 bytes=rest["bytes"],
                 sha256=rest["sha256"],
@@ -92,8 +95,7 @@ class ShardFacts:
         rest = {"reasons": self.reasons, "bytes": self.bytes, "sha256": self.sha256}
         arrays: dict[str, Any] = {
             **self.rows,
-            **self.statistics,
-            **{f"like_{key}": array for key, array in self.likeness.items()},
+            **self.known,
         }
         buffer = io.BytesIO()
         np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), dtype=np.uint8), **arrays)
@@ -116,6 +118,7 @@ def make_shard(task: ShardTask) -> Made:
     rows: dict[str, NDArray[Any]] = {key: np.zeros(n, dtype=np.int64) for key in _ROWS}
     rows["readable"] = np.zeros(n, dtype=np.bool_)
     reasons: dict[int, str] = {}
+    described: dict[int, dict[str, NDArray[Any]]] = {}
 
     def fill(i: int) -> None:
         try:
@@ -128,15 +131,17 @@ def make_shard(task: ShardTask) -> Made:
         pixels[i] = image.pixels
         for key in ("width", "height", "bits"):
             rows[key][i] = getattr(image, key)
+        described[i] = _described(pixels[i : i + 1])  # at once, in its thread, while it is in the processor's cache
         rows["readable"][i] = True
 
     _each(fill, range(n), task.threads)
     kept = pixels if rows["readable"].all() else pixels[rows["readable"]]
-    statistics, likeness = _described(kept)
+    parts = [described[i] for i in sorted(described)] or [_described(kept)]
+    known = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     size, digest = write_array(task.images_file, kept) if len(kept) else (0, "")
     ordered = dict(sorted(reasons.items()))
     ShardFacts(
-        rows=rows, statistics=statistics, likeness=likeness, reasons=ordered, bytes=size, sha256=digest
+        rows=rows, known=known, reasons=ordered, bytes=size, sha256=digest
     ).save(task.facts_file)  # fmt: skip
     return Made(index=task.index, images=n, source_bytes=int(rows["source_bytes"].sum()))
 
@@ -165,24 +170,27 @@ def _each(function: Any, items: Iterable[int], threads: int) -> None:
             raise
 
 
-def _described(images: NDArray[np.uint8]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Statistics and likeness of images (m, H, W, C), some at a time."""
-    step = max(1, _DESCRIBED_TOGETHER // max(1, int(np.prod(images.shape[1:]))))
-    parts = [images[start : start + step] for start in range(0, len(images), step)] or [images]
-    total, squares = (np.concatenate(sums) for sums in zip(*map(channel_sums, parts), strict=True))
-    low, high = images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))
-    statistics = {"low": low, "high": high, "total": total, "squares": squares}
-    said = [describe(part) for part in parts]
-    return statistics, {key: np.concatenate([part[key] for part in said]) for key in said[0]}
+def _described(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Statistics and likeness of images (m, H, W, C)."""
+    total, squares = channel_sums(images)
+    return {
+        "low": images.min(axis=(1, 2, 3)),
+        "high": images.max(axis=(1, 2, 3)),
+        "total": total,
+        "squares": squares,
+        **{f"{_LIKE}{key}": array for key, array in describe(images).items()},
+    }
 
 
 def channel_sums(images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums of the pixels, and of their squares, of each image and channel: (n, C) int64 each, exact."""
     n, height, width, channels = images.shape
-    values = images.reshape(n, height * width, channels).astype(np.float64)  # whole numbers stay exact below 2^53
-    total = np.einsum("npc->nc", values)
-    squares = np.einsum("npc,npc->nc", values, values)
-    return total.astype(np.int64), squares.astype(np.int64)
+    total, squares = np.empty((2, n, channels), dtype=np.int64)
+    ones = np.ones(height * width)
+    for i, image in enumerate(images):
+        values = image.reshape(height * width, channels).astype(np.float64)  # whole numbers stay exact below 2^53
+        total[i], squares[i] = ones @ values, (values.T @ values).diagonal()
+    return total, squares
 
 
 def write_array(path: Path, array: NDArray[np.uint8]) -> tuple[int, str]:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.data.dataset import SPLITS, TEST, TRAIN, VAL
-from ssl_core.data.labels import label_subset as label_subset
 from ssl_core.data.labels import outcomes_of
 from ssl_core.errors import DataError
 from ssl_core.seeding import generator

@@ -1,6 +1,7 @@
 """Features of a real small encoder: equal to a forward pass by hand, state untouched, memory bounded."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ssl_core.config import EncoderConfig
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset
 from ssl_core.encoder import Encoder, build_encoder, load_encoder, save_encoder
 from ssl_core.errors import DataError, NonFiniteError
+from ssl_core.seeding import generator
 
 MEAN, STD = (0.4,), (0.2,)
 
@@ -107,6 +109,67 @@ def test_the_encoder_is_the_same_afterwards(encoder_file, dataset, tmp_path, mon
     assert not used[0].training
     for name, value in load_encoder(encoder_file)[0].state_dict().items():
         assert torch.equal(value, used[0].state_dict()[name]), name
+
+
+def moved_by_hand(path, dataset, size, seed=0):
+    """The encoder after its statistics have followed the training images once, and in which batches."""
+    net = load_encoder(path)[0].train()
+    order = generator(seed, "moving statistics").permutation(dataset.rows(TRAIN))
+    parts = np.array_split(order, -(-len(order) // size))
+    for rows in parts:
+        pixels = torch.from_numpy(dataset.images[rows]).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            net((pixels - MEAN[0]) / STD[0])
+    return net.eval(), [len(part) for part in parts]
+
+
+def test_a_moving_norm_follows_the_training_images_once_and_nothing_else_moves(
+    encoder_file, dataset, tmp_path, monkeypatch
+):
+    passes, used = [], []
+    forward = Encoder.forward
+
+    def spy(self, x, *args):
+        passes.append((self.training, len(x)))
+        used.append(self)
+        return forward(self, x, *args)
+
+    expected, sizes = moved_by_hand(encoder_file, dataset, 3)
+    monkeypatch.setattr(Encoder, "forward", spy)
+    before = digest(encoder_file)
+    extract(encoder_file, dataset, tmp_path, norm="moving", norm_batch=3)
+    assert digest(encoder_file) == before
+    assert sizes == [2, 2]  # even, where batches of three would leave one image to count as much as three
+    assert passes == [(True, 2), (True, 2), (False, 12)]
+    assert used[0] is used[-1]
+
+    weights = dict(load_encoder(encoder_file)[0].named_parameters())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in used[0].named_parameters())
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(used[0].state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+    found = Features.open(tmp_path)
+    save_encoder(tmp_path / "expected.pt", expected, MEAN, STD)
+    still = by_hand(encoder_file, dataset, np.arange(12))
+    for block, wanted in by_hand(tmp_path / "expected.pt", dataset, np.arange(12)).items():
+        np.testing.assert_allclose(found.blocks[block], wanted, rtol=1e-3, atol=1e-4)
+        assert abs(wanted - still[block]).max() > 0.05
+    assert json.loads((tmp_path / "features.json").read_text())["norm"] == "moving"
+
+
+def test_a_moving_norm_is_repeatable_seeded_and_blind_to_the_images_held_out(encoder_file, dataset, tmp_path):
+    def moved(name, data=dataset, seed=0):
+        (tmp_path / name).mkdir()
+        extract(encoder_file, data, tmp_path / name, norm="moving", norm_batch=2, seed=seed)
+        found = Features.open(tmp_path / name)
+        return np.array(found.blocks[4][found.rows(TRAIN)])
+
+    first = moved("first")
+    np.testing.assert_array_equal(moved("again"), first)
+    assert abs(moved("seed", seed=2) - first).max() > 1e-3
+    images = dataset.images.copy()
+    images[dataset.splits != TRAIN] = 0
+    np.testing.assert_allclose(moved("other", replace(dataset, images=images)), first, rtol=1e-5, atol=1e-5)
 
 
 def test_large_images_come_in_smaller_batches(encoder_file, dataset, tmp_path, monkeypatch):

@@ -7,11 +7,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from analysis import probing
 from analysis.config import ProbeConfig
 from analysis.probing import probe
 from ssl_core import metrics
+from ssl_core.config import LabelsConfig
 from ssl_core.data.dataset import TEST, TRAIN, VAL
-from ssl_core.data.splits import label_subset
+from ssl_core.data.labels import label_subset
 from ssl_core.errors import DataError
 
 N, C = 2400, 10
@@ -172,9 +174,35 @@ def test_a_fraction_trains_on_the_published_subset(features, tmp_path):
     assert {r["label_fraction"] for r in rows} == {0.1}
     seen = label_subset(np.load(features / "labels.npy"), np.load(features / "splits.npy"), fraction=0.1, seed=3)
     ids = np.load(features / "ids.npy")[seen].tolist()
-    assert json.loads((tmp_path / "samples.json").read_text()) == {"fraction": 0.1, "seed": 3, "ids": ids}
+    drawn = {"draw": "stratified", "unit": "image", "absent": []}
+    assert json.loads((tmp_path / "samples.json").read_text()) == {"fraction": 0.1, "seed": 3, **drawn, "ids": ids}
     with pytest.raises(DataError):
         probe(ProbeConfig(fraction=0.001), features, tmp_path)
+
+
+def test_labels_are_drawn_as_the_configuration_says(features, tmp_path, monkeypatch):
+    drawn, asked = LabelsConfig(draw="random", unit="group", missing="warn", salt="arm"), []
+
+    def subset(labels, splits, **how):
+        asked.append(how)
+        return np.flatnonzero((splits == TRAIN) & (labels == 1))
+
+    monkeypatch.setattr(probing, "label_subset", subset)
+    probe(ProbeConfig(bootstrap=2, epochs=1, blocks=(4,), fraction=0.1, seed=3, labels=drawn), features, tmp_path)
+    (how,) = asked
+    assert (how["fraction"], how["seed"], how["config"]) == (0.1, 3, drawn)
+    np.testing.assert_array_equal(how["groups"], np.load(features / "groups.npy"))
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    assert (samples["draw"], samples["unit"], samples["absent"]) == ("random", "group", ["class no"])
+
+
+def test_a_group_is_labelled_as_a_whole_where_groups_are_the_unit(features, tmp_path):
+    whole = LabelsConfig(unit="group")
+    probe(ProbeConfig(bootstrap=2, epochs=1, blocks=(4,), fraction=0.1, labels=whole), features, tmp_path)
+    ids = json.loads((tmp_path / "samples.json").read_text())["ids"]
+    groups, count = np.unique([int(name.removeprefix("image")) // 2 for name in ids], return_counts=True)
+    assert 1 < len(groups) < T / 2
+    assert set(count) == {2}
 
 
 def test_a_dead_channel_does_no_harm(features, tmp_path):

@@ -31,7 +31,7 @@ def config(*, centred: bool = True) -> PretrainConfig:
     return PretrainConfig(
         encoder=EncoderConfig(arch="resnet18", stem="small"),
         moco=MocoConfig(queue=20, dim=8, queue_limit=None),
-        mse=MseConfig(blocks=(1, 4)),
+        mse=MseConfig(blocks=(1, 4), scale=0.25),
         barlow=BarlowConfig(blocks=(2,), width=6, scale=0.1, centred=centred),
         augment=AugmentConfig(flip=0.5),
         batch_size=BATCH,

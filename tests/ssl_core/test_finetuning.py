@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,82 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from ssl_core import batches, checkpoint, finetuning
+from ssl_core import checkpoint, finetuning
 from ssl_core.checkpoint import state_digest
-from ssl_core.classifier import Classifier, classification_loss, load_classifier, probabilities, save_classifier
-from ssl_core.config import AugmentConfig, EncoderConfig, FinetuneConfig
+from ssl_core.classifier import Classifier, load_classifier
+from ssl_core.config import EncoderConfig
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, Task
+from ssl_core.downstream import batch_stream
 from ssl_core.encoder import build_encoder, load_encoder, save_encoder
-from ssl_core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from ssl_core.finetuning import Finetuning, batch_stream, evaluation_steps, finetune
+from ssl_core.errors import ConfigError, DataError, NonFiniteError, StageError
+from ssl_core.finetuning import Finetuning
 from ssl_core.metrics import score
-
-ENCODER = EncoderConfig(arch="resnet18", stem="small")
-CPU = torch.device("cpu")
-
-
-def config(**changes: Any) -> FinetuneConfig:
-    settings: dict[str, Any] = {
-        "encoder": ENCODER,
-        "augment": AugmentConfig(flip=0.5),
-        "epochs": 1,
-        "min_steps": 4,
-        "batch_size": 16,
-        "evaluations": 2,
-        "bootstrap": 20,
-        "precision": "float32",
-    }
-    return FinetuneConfig(**settings | changes)
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        self.rows.append(dict(values))
-
-    def checkpoint(self, path: Path) -> None:
-        raise AssertionError(path)
-
-
-def run(config: FinetuneConfig, dataset: Dataset, workdir: Path, encoder: Path | None = None) -> list[dict[str, Any]]:
-    workdir.mkdir(exist_ok=True)
-    return finetune(config, dataset, workdir, Recorder(), encoder=encoder, device="cpu")
-
-
-def outputs(folder: Path) -> dict[str, Any]:
-    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
-        return dict(file)
+from tests.ssl_core.finetuning_runs import CPU, ENCODER, config, curve, outputs, pretrained_encoder, run, with_task
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
-    """An encoder whose batch norm statistics are not those it was born with."""
-    encoder = build_encoder(ENCODER, 1, 7)
-    view = batches.Batches(digits, digits.mean, digits.std, CPU).plain(digits.rows(TRAIN))
-    with torch.no_grad():
-        for _ in range(3):
-            encoder(view)
-    path = tmp_path_factory.mktemp("pretrained") / "encoder.pt"
-    save_encoder(path, encoder, digits.mean, digits.std)
-    return path
-
-
-def with_task(digits: Dataset, task: Task) -> Dataset:
-    """The same images with the labels of another task."""
-    match task:
-        case "multiclass":
-            return digits
-        case "binary":
-            return dataclasses.replace(
-                digits, labels=(digits.labels == 1).astype(np.int64), class_names=("other", "one"), task=task
-            )
-        case "multilabel":
-            labels = np.stack([digits.labels == 0, digits.labels != 1], axis=1).astype(np.uint8)
-            return dataclasses.replace(digits, labels=labels, class_names=("zero", "not one"), task=task)
+    return pretrained_encoder(tmp_path_factory.mktemp("pretrained") / "encoder.pt", digits)
 
 
 def test_linear_mode_leaves_the_encoder_as_it_was_to_the_last_bit(
@@ -100,15 +39,6 @@ def test_linear_mode_leaves_the_encoder_as_it_was_to_the_last_bit(
     assert any(name.endswith("running_var") for name in before)
     for name, value in before.items():
         assert torch.equal(after[name], value), name
-
-
-def test_a_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode() -> None:
-    model = Classifier(build_encoder(ENCODER, 1, 0), 3, frozen=True, seed=0).train()
-    assert model.training
-    assert not any(module.training for module in model.encoder.modules())
-    model(torch.rand(2, 1, 8, 8)).sum().backward()
-    assert all(p.grad is None for p in model.encoder.parameters())
-    assert all(p.grad is not None for p in model.head.parameters())
 
 
 @pytest.mark.parametrize("mode", ["full", "scratch"])
@@ -144,7 +74,7 @@ def test_the_files_fit_together(digits: Dataset, pretrained: Path, tmp_path: Pat
         assert found[f"{name}_groups"].tolist() == digits.groups[of_split].tolist()
         assert found[f"{name}_labels"].tolist() == digits.labels[of_split].tolist()
         predicted = found[f"{name}_probabilities"]
-        assert (predicted.dtype, predicted.shape) == (np.float32, (16, 3))
+        assert (predicted.dtype, predicted.shape) == (np.float64, (16, 3))
         np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-6)
 
     assert rows == json.loads((tmp_path / "rows.json").read_text())
@@ -157,6 +87,7 @@ def test_the_files_fit_together(digits: Dataset, pretrained: Path, tmp_path: Pat
     samples = json.loads((tmp_path / "samples.json").read_text())
     assert (samples["fraction"], samples["seed"], len(set(samples["ids"]))) == (0.5, 2, 20)
     assert set(samples["ids"]) <= set(digits.ids[digits.rows(TRAIN)])
+    assert (samples["draw"], samples["unit"], samples["absent"]) == ("stratified", "image", [])
 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
@@ -165,10 +96,11 @@ def test_the_files_fit_together(digits: Dataset, pretrained: Path, tmp_path: Pat
     assert float(found["val_score"]) == max(line["val_auroc"] for line in lines)
 
 
+@pytest.mark.parametrize("changes", [{"mode": "full"}, {"mode": "linear", "frozen_norm": "moving"}])
 def test_the_saved_model_is_the_tested_one_and_carries_its_preprocessing(
-    digits: Dataset, pretrained: Path, tmp_path: Path
+    digits: Dataset, pretrained: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    run(config(mode="full"), digits, tmp_path, pretrained)
+    run(config(**changes), digits, tmp_path, pretrained)
     model, about = load_classifier(tmp_path / "model.pt")
     assert about == {
         "mean": list(digits.mean),
@@ -183,47 +115,68 @@ def test_the_saved_model_is_the_tested_one_and_carries_its_preprocessing(
     np.testing.assert_allclose(logits.softmax(1).numpy(), outputs(tmp_path)["test_probabilities"], atol=1e-5)
 
 
-def test_the_weights_tested_are_those_of_the_best_evaluation(digits: Dataset, pretrained: Path, tmp_path: Path) -> None:
-    """The run is repeated up to the best evaluation by hand; the last weights are others."""
-    settings = config(mode="linear", min_steps=8, evaluations=8, patience=8, learning_rate=0.1)
+@pytest.mark.parametrize("evaluate", ["best", "last"])
+def test_the_weights_tested_are_those_of_the_best_evaluation_or_of_the_last(
+    digits: Dataset, pretrained: Path, tmp_path: Path, evaluate: str
+) -> None:
+    """The run is repeated by hand up to the evaluation in question."""
+    settings = config(mode="linear", min_steps=8, evaluations=8, patience=None, learning_rate=0.1, evaluate=evaluate)
     run(settings, digits, tmp_path, pretrained)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    scores = [line["val_auroc"] for line in lines]
+    scores = curve(tmp_path, "val_auroc")
     best = scores.index(max(scores))
-    assert best < 7, "the best evaluation must not be the last, or this test shows nothing"
+    assert scores[best] > scores[7], "the best evaluation must not be the last, or this test shows nothing"
+    tested = best if evaluate == "best" else 7
 
     encoder, stats = finetuning._start(settings, digits, pretrained)
     again = Finetuning(settings, digits, encoder, stats, CPU)
-    for step, rows in enumerate(islice(batch_stream(again.rows, 16, 0), best + 1)):
+    for step, rows in enumerate(islice(batch_stream(again.rows, 16, 0), tested + 1)):
         again._step(step, rows)
     found = outputs(tmp_path)
-    assert score("auroc", found["val_labels"], found["val_probabilities"], "multiclass") == max(scores)
+    assert float(found["val_score"]) == scores[tested]
+    assert score("auroc", found["val_labels"], found["val_probabilities"], "multiclass") == scores[tested]
     assert np.array_equal(again.predict(TEST)[0], found["test_probabilities"])
     saved = load_classifier(tmp_path / "model.pt")[0]
     assert state_digest(saved.state_dict()) == state_digest(again.model.state_dict())
 
 
+@pytest.mark.parametrize("evaluate", ["best", "last"])
+def test_weights_that_do_not_come_back_as_selected_stop_the_run(
+    digits: Dataset, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: str
+) -> None:
+    def load(self: Classifier, weights: Any) -> None:
+        with torch.no_grad():
+            self.head.bias += 1
+
+    monkeypatch.setattr(Classifier, "load_state_dict", load)
+    with pytest.raises(StageError, match="does not hold the selected weights"):
+        run(config(mode="linear", evaluate=evaluate), digits, tmp_path, pretrained)
+
+
 def test_training_stops_after_as_many_evaluations_without_a_better_score_as_patience_allows(
     digits: Dataset, pretrained: Path, tmp_path: Path
 ) -> None:
-    run(
-        config(mode="linear", min_steps=20, evaluations=20, patience=2, learning_rate=1e-9),
-        digits,
-        tmp_path,
-        pretrained,
-    )
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    scores = [line["val_auroc"] for line in lines]
+    settings = {"mode": "linear", "min_steps": 20, "evaluations": 20, "learning_rate": 1e-9}
+    run(config(**settings, patience=2), digits, tmp_path / "patient", pretrained)
+    scores = curve(tmp_path / "patient", "val_auroc")
     assert len(scores) < 20
     assert max(scores[:-2]) >= max(scores[-2:])
     assert scores[-3] > max([0.0, *scores[:-3]])
+    run(config(**settings, patience=None), digits, tmp_path / "endless", pretrained)
+    assert len(curve(tmp_path / "endless", "val_auroc")) == 20
 
 
-@pytest.mark.parametrize("mode", ["linear", "full"])
-def test_a_rerun_is_bit_identical(digits: Dataset, pretrained: Path, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "linear"},
+        {"mode": "full"},
+        {"mode": "linear", "frozen_norm": "moving", "optimiser": "adam", "evaluate": "last", "drop_last": True},
+    ],
+)
+def test_a_rerun_is_bit_identical(digits: Dataset, pretrained: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     for name in ("first", "second"):
         torch.manual_seed(len(name))  # the global random state has no say
-        run(config(mode=mode), digits, tmp_path / name, pretrained)
+        run(config(**changes), digits, tmp_path / name, pretrained)
     for file in ("model.pt", "predictions.npz", "rows.json", "samples.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
 
@@ -242,56 +195,6 @@ def test_every_task_is_trained_and_scored(digits: Dataset, pretrained: Path, tmp
 def test_a_model_can_learn_what_it_is_shown(digits: Dataset, tmp_path: Path) -> None:
     rows = run(config(mode="scratch", min_steps=30, learning_rate=3e-3), digits, tmp_path)
     assert rows[0]["value"] > 0.95
-
-
-def test_losses_and_probabilities_are_the_formulas() -> None:
-    rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(5, 3, generator=rng)
-    classes = torch.tensor([0, 2, 1, 1, 0])
-    softmax = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
-    sigmoid = 1 / (1 + np.exp(-logits.numpy()))
-    np.testing.assert_allclose(probabilities(logits, "multiclass"), softmax, rtol=1e-5)
-    np.testing.assert_allclose(probabilities(logits, "multilabel"), sigmoid, rtol=1e-5)
-    np.testing.assert_allclose(probabilities(logits[:, :1], "binary"), sigmoid[:, :1], rtol=1e-5)
-
-    expected = -np.mean([math.log(softmax[i, c]) for i, c in enumerate(classes)])
-    assert float(classification_loss(logits, classes, "multiclass")) == pytest.approx(expected, rel=1e-6)
-    labels = torch.tensor([[0, 1, 1], [1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.uint8)
-    truth = labels.numpy().astype(float)
-    cross = -(truth * np.log(sigmoid) + (1 - truth) * np.log(1 - sigmoid))
-    assert float(classification_loss(logits, labels, "multilabel")) == pytest.approx(cross.mean(), rel=1e-6)
-    binary = classification_loss(logits[:, :1], labels[:, 0].long(), "binary")
-    assert float(binary) == pytest.approx(cross[:, 0].mean(), rel=1e-6)
-
-
-def test_the_classifier_depends_on_the_seed_alone() -> None:
-    heads = [
-        Classifier(build_encoder(ENCODER, 1, e), 3, frozen=False, seed=s).head for e, s in ((0, 0), (1, 0), (0, 1))
-    ]
-    assert isinstance(heads[0], nn.Linear)
-    assert torch.equal(heads[0].weight, heads[1].weight)
-    assert not torch.equal(heads[0].weight, heads[2].weight)
-
-
-@pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (4, 4), (3, 4), (2, 64), (1, 1)])
-def test_every_batch_is_full_and_every_sample_is_seen_equally_often(n: int, size: int) -> None:
-    rows, full = np.arange(100, 100 + n), min(size, n)
-    steps = n * 3
-    seen = list(islice(batch_stream(rows, size, 0), steps))
-    assert {len(batch) for batch in seen} == {full}
-    stream = np.concatenate(seen)
-    for epoch in range(len(stream) // n):
-        assert sorted(stream[epoch * n : (epoch + 1) * n]) == rows.tolist()
-    if n > 3:
-        assert stream[:n].tolist() != stream[n : 2 * n].tolist()  # each epoch has its own order
-
-
-@pytest.mark.parametrize(
-    ("steps", "evaluations", "expected"),
-    [(10, 2, [5, 10]), (3, 20, [1, 2, 3]), (7, 3, [2, 5, 7]), (1, 1, [1])],
-)
-def test_evaluations_are_spread_and_include_the_end(steps: int, evaluations: int, expected: list[int]) -> None:
-    assert evaluation_steps(steps, evaluations) == expected
 
 
 def test_small_fractions_train_at_least_min_steps_and_large_ones_their_epochs(
@@ -342,8 +245,10 @@ def test_a_split_on_which_the_metric_is_undefined_is_refused_before_training(
     with pytest.raises(DataError, match=f"{name} split of toy digits: auroc is undefined"):
         run(config(mode="linear"), lacking, tmp_path, pretrained)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DataError, match="metric f1 is not defined for multiclass"):
-        run(config(mode="linear", metric="f1"), digits, tmp_path, pretrained)
+    for changes in ({"metric": "f1"}, {"select": "f1"}):
+        with pytest.raises(DataError, match=r"validation split.*metric f1 is not defined for multiclass"):
+            run(config(mode="linear", **changes), digits, tmp_path, pretrained)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_non_finite_loss_stops_the_run(digits: Dataset, pretrained: Path, tmp_path: Path) -> None:
@@ -352,11 +257,3 @@ def test_a_non_finite_loss_stops_the_run(digits: Dataset, pretrained: Path, tmp_
     checkpoint.save(tmp_path / "encoder.pt", payload)
     with pytest.raises(NonFiniteError, match="train_loss is nan at step 0"):
         run(config(mode="linear"), digits, tmp_path / "run", tmp_path / "encoder.pt")
-
-
-def test_an_encoder_file_is_no_model(pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"encoder\.pt holds no classifier"):
-        load_classifier(pretrained)
-    model = Classifier(build_encoder(ENCODER, 1, 0), 1, frozen=False, seed=0)
-    save_classifier(tmp_path / "model.pt", model, (0.0,), (1.0,), task="binary", class_names=("no", "yes"))
-    assert state_digest(load_classifier(tmp_path / "model.pt")[0].state_dict()) == state_digest(model.state_dict())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from ssl_core import metrics
 from ssl_core.config import Metric
@@ -194,6 +194,74 @@ def test_a_seed_fixes_the_interval_and_another_changes_it() -> None:
     a, b, c = (bootstrap("auroc", labels, p, "binary", groups=groups, replicates=50, seed=s) for s in (3, 3, 4))
     assert a == b
     assert a.low != c.low
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_accuracy_equals_scikit_learns_with_and_without_weights(task: Task) -> None:
+    labels, p = predictions(task, seed=5)
+    drawn = np.random.default_rng(1).exponential(size=len(labels))
+    called = p.argmax(axis=1) if task == "multiclass" else (p > 0.5).astype(int).reshape(labels.shape)
+    for weights in (None, drawn):
+        columns = zip(labels.reshape(len(labels), -1).T, called.reshape(len(labels), -1).T, strict=True)
+        expected = np.mean([accuracy_score(y, c, sample_weight=weights) for y, c in columns])
+        assert score("accuracy", labels, p, task, weights=weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_accuracy_needs_no_second_class_but_an_image_of_some_weight() -> None:
+    labels, p = np.array([1, 1, 1]), np.array([[0.9], [0.5], [0.6]])
+    assert score("accuracy", labels, p, "binary") == pytest.approx(2 / 3)
+    with pytest.raises(DataError, match="accuracy is undefined"):
+        score("accuracy", labels, p, "binary", weights=np.zeros(3))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_accuracy_selects_and_is_never_reported(task: Task) -> None:
+    labels, p = predictions(task)
+    groups = np.arange(len(labels)).astype(str)
+    assert "accuracy" not in applicable(task)
+    with pytest.raises(DataError, match="metric accuracy is not defined"):
+        rows(labels, p, task, groups=groups, metric="accuracy", replicates=5, seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("metric", "task"), CASES)
+def test_a_resample_of_images_takes_each_for_itself_whatever_its_group(metric: Metric, task: Task) -> None:
+    labels, p = predictions(task)
+    groups = np.repeat(["a", "b"], 60)
+    found = bootstrap(metric, labels, p, task, groups=groups, replicates=25, seed=2, resample="images")
+    values = [reference(metric, labels[draw], p[draw], task) for draw in resamples(len(labels), 25, 2)]
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-12)
+    assert found.low != bootstrap(metric, labels, p, task, groups=groups, replicates=25, seed=2).low
+
+
+@pytest.mark.parametrize(("metric", "task"), CASES)
+def test_the_papers_formula_may_take_the_spread_of_all_labels_scores_together(metric: Metric, task: Task) -> None:
+    labels, p = predictions(task, n=90)
+    groups = np.random.default_rng(4).integers(25, size=len(labels)).astype(str)
+    about = {"groups": groups, "replicates": 30, "seed": 11}
+    ours, theirs = (bootstrap(metric, labels, p, task, **about, paper_spread=s) for s in ("score", "labels"))  # type: ignore[arg-type]
+    if task != "multilabel":  # one label: there is nothing to throw together
+        assert theirs == ours
+        return
+    assert (theirs.value, theirs.low, theirs.high) == (ours.value, ours.low, ours.high)
+    names, of_label = np.unique(groups), []
+    for draw in resamples(len(names), 30, 11):
+        images = np.concatenate([np.flatnonzero(groups == names[g]) for g in draw])
+        of_label.append([reference(metric, labels[images, k], p[images, k : k + 1], "binary") for k in range(3)])
+    half = 1.96 * np.std(of_label, ddof=1) / np.sqrt(30)
+    mean = np.mean(of_label)
+    assert (theirs.paper_low, theirs.paper_high) == pytest.approx((mean - half, mean + half), abs=1e-12)
+    assert theirs.paper_high - theirs.paper_low > ours.paper_high - ours.paper_low
+
+
+def test_rows_are_drawn_and_spread_as_asked() -> None:
+    labels, p = predictions("multilabel")
+    about = {"groups": np.repeat(["a", "b", "c"], 40), "replicates": 20, "seed": 1}
+    for asked in ({"resample": "images"}, {"paper_spread": "labels"}, {"resample": "images", "paper_spread": "labels"}):
+        row = rows(labels, p, "multilabel", metric="f1", **about, **asked)[0]  # type: ignore[arg-type]
+        single = bootstrap("f1", labels, p, "multilabel", **about, **asked)  # type: ignore[arg-type]
+        assert (row["low"], row["paper_low"]) == (single.low, single.paper_low)
+        plain = rows(labels, p, "multilabel", metric="f1", **about)[0]  # type: ignore[arg-type]
+        assert row["paper_low"] != plain["paper_low"]
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])

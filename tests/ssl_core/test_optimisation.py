@@ -1,13 +1,15 @@
-"""Learning rates as a function of the step, and which weights decay."""
+"""Learning rates as a function of the step, which weights decay, and how."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
+import torch
 from torch import nn
 
-from ssl_core.optimisation import learning_rate, parameter_groups
+from ssl_core.optimisation import adaptive, learning_rate, parameter_groups
 
 
 def test_the_rate_warms_up_linearly_then_follows_half_a_cosine() -> None:
@@ -35,3 +37,14 @@ def test_norms_and_biases_decay_only_where_asked(decay_norms: bool) -> None:
     assert sum(len(group["params"]) for group in groups) == 6
     for shape, decay in decays.items():
         assert decay == (0.1 if len(shape) > 1 or decay_norms else 0.0)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("adam", 2 - 0.01), ("adamw", 2 * (1 - 0.01 * 0.1) + 0.01)])
+def test_adam_decays_through_the_gradient_and_adamw_beside_it(kind: Literal["adam", "adamw"], expected: float) -> None:
+    """A first step has the length of the rate, against the gradient's sign: 0.1 x 2 of decay turns that of -0.1."""
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 2.0)
+    optimiser = adaptive(kind, parameter_groups([layer], 0.1, decay_norms=False), learning_rate=0.01, fused=True)
+    layer.weight.grad = torch.full((1, 1), -0.1)
+    optimiser.step()
+    assert layer.weight.item() == pytest.approx(expected, rel=1e-6)

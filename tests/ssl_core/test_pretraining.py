@@ -40,8 +40,8 @@ def config(**changes: Any) -> PretrainConfig:
     settings: dict[str, Any] = {
         "encoder": EncoderConfig(arch="resnet18", stem="small"),
         "moco": MocoConfig(queue=20, dim=8),
-        "mse": MseConfig(),
-        "barlow": BarlowConfig(blocks=(4,), width=6),
+        "mse": MseConfig(scale=0.25),
+        "barlow": BarlowConfig(blocks=(4,), width=6, scale=5e-5),
         "augment": AugmentConfig(crop=(0.5, 1.0), flip=0.5),
         "batch_size": 16,
         "epochs": 4,
@@ -141,10 +141,12 @@ def test_every_term_is_a_metric_and_they_add_up(whole: tuple[Path, Recorder]) ->
     assert rows == recorder.rows
     terms = {"info_nce", "mse_1", "mse_2", "mse_3", "mse_4", "barlow_4", "loss"}
     ratios = {f"ratio_{t}" for t in terms - {"info_nce", "loss"}}
-    others = {"step", "epoch", "learning_rate", *TIMINGS}
+    others = {"step", "epoch", "kept_epoch", "learning_rate", *TIMINGS}
+    others |= {f"scale_{t}" for t in terms - {"info_nce", "loss"}}
     for i, row in enumerate(rows):
         assert set(row) == terms | {f"val_{t}" for t in terms} | ratios | others
-        assert (row["step"], row["epoch"]) == (2 * (i + 1), i + 1)
+        assert (row["step"], row["epoch"], row["kept_epoch"]) == (2 * (i + 1), i + 1, i + 1)
+        assert (row["scale_mse_3"], row["scale_barlow_4"]) == (0.25, 5e-5)
         for prefix in ("", "val_"):
             mse = sum(row[f"{prefix}mse_{b}"] for b in (1, 2, 3, 4))
             total = row[f"{prefix}info_nce"] + 0.25 * mse + 5e-5 * row[f"{prefix}barlow_4"]
@@ -210,7 +212,7 @@ def test_validation_changes_no_state_and_repeats_itself(digits: Dataset) -> None
 
 def test_validation_looks_at_every_image_of_its_split_once(digits: Dataset) -> None:
     """Of 16 images in batches of at most 6, the mean over images equals that of one batch of all of them."""
-    plain = config(mse=MseConfig(), barlow=None, augment=NO_AUGMENT)
+    plain = config(mse=MseConfig(scale=0.25), barlow=None, augment=NO_AUGMENT)
     few, one = (Pretraining(dataclasses.replace(plain, batch_size=b), digits, CPU) for b in (6, 16))
     for training in (few, one):  # h unlike g, else the views of a sample agree
         with torch.no_grad():

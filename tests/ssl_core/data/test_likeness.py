@@ -132,6 +132,14 @@ def test_bands_find_every_pair_within_the_guaranteed_radius(n: int, seed: int, f
     assert all(apart[pair] <= 56 and pair[0] < pair[1] for pair in found)
 
 
+@pytest.mark.parametrize("free", range(21))
+def test_one_equal_band_is_enough_whichever_it_is(free: int) -> None:
+    bits = np.zeros((2, 256), dtype=bool)
+    bits[1, [12 * band + band % 12 for band in range(21) if band != free]] = True  # 20 bits, no two in one band
+    assert candidates(bits).tolist() == [[0, 1]]
+    assert candidates(bits, most=19).tolist() == []
+
+
 def test_thousands_of_equal_hashes_give_each_row_a_few_pairs() -> None:
     pairs = candidates(np.zeros((3_000, 256), dtype=bool))
     assert len(pairs) <= 16 * 3_000

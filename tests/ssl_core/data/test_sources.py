@@ -419,14 +419,14 @@ def cut(path: Path) -> None:
 def test_an_image_that_cannot_be_read_is_left_out_and_listed(
     tree: Path, tmp_path: Path, change: Callable, reason: str
 ) -> None:
-    change(tree / "malignant" / "05.png")
+    change(tree / "benign" / "05.png")
     data = pack(folder(tree), tmp_path / "out")
     left_out = json.loads((tmp_path / "out" / "unreadable.json").read_text())
-    assert [entry["id"] for entry in left_out] == ["malignant/05.png"]
+    assert [entry["id"] for entry in left_out] == ["benign/05.png"]
     assert left_out[0]["reason"].startswith(reason)
     assert data.summary["unreadable"] == 1
     assert len(data) == len(data.images) == 23
-    assert "malignant/05.png" not in data.ids
+    assert "benign/05.png" not in data.ids
     for i in range(23):
         assert str(data.ids[i]).startswith(data.class_names[data.labels[i]])
         assert (data.images[i][..., 0] == np.asarray(Image.open(tree / str(data.ids[i])))).all()
