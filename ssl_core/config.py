@@ -255,8 +255,8 @@ class FinetuneConfig:
     )
     bootstrap: int = 1000  # replicates of the test intervals
     resample: Literal["groups", "images"] = "groups"  # what a replicate draws
-    # what the paper's interval formula takes the deviation of, beside ours: the score, or (the authors', several labels)
-    # all labels' scores thrown together
+    # what the paper's interval formula, shown beside ours, takes the deviation of: the score, or with several labels
+    # (the authors') all labels' scores thrown together
     paper_spread: Literal["score", "labels"] = "score"
     normalise: bool = True
     precision: Precision = "auto"

@@ -23,7 +23,7 @@ from tune_jobs.origin import git_commit
 from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
-from tune_jobs.readiness import make_ready
+from tune_jobs.readiness import checked, make_ready
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.watch import Watch, one_line
@@ -71,9 +71,9 @@ def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Re
         if address is None:  # a cluster's capacity is known once it is joined
             check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
         facts = {"git_commit": git_commit()}
-        ready = make_ready(study, store, full, facts, on_ray=ray_at(address))
+        ready = make_ready(store, full, facts, on_ray=ray_at(address))
         enforce(study, ready.audit)
-        for note in ready.notes:
+        for note in checked(study, ready):
             print(f"note: {note}", file=sys.stderr)
         folder = store.root / study.study
         (folder / "study.yaml").write_text(study.to_yaml())

@@ -53,7 +53,7 @@ def write_report(
         protocol=study.protocol,
         switches=departures(study),
         accepted=accepted_findings,
-        notes=(*_warnings(study, dataset), *_scales(study, full, store)),
+        notes=(*_warnings(study, dataset), *_scales(full, store)),
         baseline=study.baseline,
         metric=study.downstream.metric,
         seeds=study.seeds,
@@ -95,7 +95,7 @@ def _warnings(study: Study, dataset: Mapping[str, Any]) -> list[str]:
     return warnings(study, arms, dataset["n"]["train"], dataset["channels"])
 
 
-def _scales(study: Study, full: Plan, store: Store) -> Iterator[str]:
+def _scales(full: Plan, store: Store) -> Iterator[str]:
     """What `scale: auto` picked: a sentence an arm, the mean over its finished seeds."""
     picked: dict[str, dict[str, list[float]]] = {}
     for stage in full.of_kind("pretrain"):

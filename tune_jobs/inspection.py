@@ -13,7 +13,7 @@ from tune_jobs.locks import running
 from tune_jobs.origin import git_commit
 from tune_jobs.plan import labels_of
 from tune_jobs.prepare import planned, summary
-from tune_jobs.readiness import make_ready, queues
+from tune_jobs.readiness import checked, make_ready, queues
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 
@@ -59,7 +59,8 @@ def inspect(study: Study, store: Store, address: str | None) -> Inspection:
 
     with running(study.study, store):
         full = planned(study, store)
-        ready = make_ready(study, store, full, {"git_commit": git_commit()}, on_ray=ray_at(address))
+        ready = make_ready(store, full, {"git_commit": git_commit()}, on_ray=ray_at(address))
+        notes = checked(study, ready)
     dataset = ready.dataset
     facts = summary(store.find("data", next(full.of_kind("data")).key))
     down = study.downstream
@@ -70,7 +71,7 @@ def inspect(study: Study, store: Store, address: str | None) -> Inspection:
     return Inspection(
         facts=facts,
         audit=ready.audit,
-        findings=[*lines, *(f"note   {note}" for note in ready.notes)],
+        findings=[*lines, *(f"note   {note}" for note in notes)],
         fractions=[_fraction(study, dataset, fraction) for fraction in fractions],
         seed=study.seeds[0],
     )

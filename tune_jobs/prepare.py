@@ -1,4 +1,4 @@
-"""Before a study runs: its dataset packed, its promises checked against it. Bad input is found here, not later."""
+"""A study's plan on its dataset as it is now, and the dataset packed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.data.config import DatasetConfig
 from ssl_core.data.dataset import shard_digests
 from ssl_core.data.packing import fingerprint, pack
-from ssl_core.errors import ConfigError
-from ssl_core.feasibility import check_pretrain
 from tune_jobs.cluster import local_ray
 from tune_jobs.packing import Bar, OnRay, Start
-from tune_jobs.plan import Plan, plan
+from tune_jobs.plan import Plan, datasets, plan
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
@@ -38,13 +37,13 @@ def planned(study: Study, store: Store, *, remember: bool = True) -> Plan:
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
     with Bar("reading") as bar:
-        return plan(study, fingerprint(study.dataset, cache=cache, progress=bar))
+        return plan(study, {config: fingerprint(config, cache=cache, progress=bar) for config in datasets(study)})
 
 
 def packed(
-    study: Study, store: Store, stage: Stage, facts: Mapping[str, Any], *, on_ray: Start = local_ray
+    config: DatasetConfig, store: Store, stage: Stage, facts: Mapping[str, Any], *, on_ray: Start = local_ray
 ) -> tuple[Dataset, bool]:
-    """The study's packed dataset, and whether it was packed just now.
+    """The packed dataset, and whether it was packed just now.
 
     What a killed run packed of it is kept in `<root>/stages/.pack/<stage>` and gone on with. `on_ray` starts or joins
     the Ray that decodes where there is more than one shard.
@@ -60,8 +59,8 @@ def packed(
     with _alone(work.with_name(f"{work.name}.lock")):
         if store.finished(stage):  # another study packed it meanwhile
             return Dataset.open(store.find("data", stage.key)), False
-        with OnRay(on_ray) as run, Bar(f"packing {study.dataset.name or study.dataset.source}") as bar:
-            pack(study.dataset, work, run=run, cache=store.stages / DIGESTS, progress=bar)
+        with OnRay(on_ray) as run, Bar(f"packing {config.name or config.source}") as bar:
+            pack(config, work, run=run, cache=store.stages / DIGESTS, progress=bar)
         seconds = {"started": started, "wall_seconds": time.monotonic() - clock, "accelerator_seconds": 0.0}
         environment = {"environment": {"cpus": os.cpu_count()}}
         store.publish(stage, work, {**facts, **seconds, **environment}, digests=shard_digests(work))
@@ -75,30 +74,6 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("a") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield
-
-
-def check(study: Study, dataset: Dataset) -> list[str]:
-    """ConfigError or DataError for what the study asks of this dataset and cannot have; else what to tell the user."""
-    from ssl_core.data.dataset import TRAIN
-    from ssl_core.data.labels import label_subset
-
-    images, warnings = len(dataset.rows(TRAIN)), []
-    for name, arm in study.arms.items():
-        if arm is not None:
-            try:
-                found = check_pretrain(arm, images, study.resources.workers)
-            except ConfigError as error:
-                raise ConfigError(f"arms.{name}: {error}") from None
-            warnings += [f"arms.{name}: {warning}" for warning in found]
-    if study.downstream.metric == "f1" and dataset.task == "multiclass":
-        raise ConfigError(
-            f"downstream.metric: f1 is the F1 of the positive class, {dataset.name} has {len(dataset.class_names)} "
-            "classes; use f1_macro or auroc"
-        )
-    fractions = {*study.downstream.fractions, *study.downstream.linear_fractions, *study.probe_fractions}
-    for fraction in sorted(fractions):
-        label_subset(dataset.labels, dataset.splits, fraction=fraction, seed=study.seeds[0])
-    return warnings
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -23,30 +23,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ready:
-    """A study that may run."""
+    """A study's data, packed and audited."""
 
-    dataset: Dataset
+    datasets: Mapping[DatasetConfig, Dataset]  # the study's own first
     audit: Audit
-    notes: tuple[str, ...]  # what the user should know before it runs
     made: tuple[str, ...]  # keys of the stages made just now
 
+    @property
+    def dataset(self) -> Dataset:
+        return next(iter(self.datasets.values()))
 
-def make_ready(study: Study, store: Store, full: Plan, facts: Mapping[str, Any], *, on_ray: Start) -> Ready:
-    """Pack and audit what is not packed and audited, and check all that the study asks of its data.
 
-    Raises DataError for what is wrong with the data as a whole, ConfigError for what the study asks of it in vain.
-    Whether the audit stops the study is `enforce`'s to say.
+def make_ready(store: Store, full: Plan, facts: Mapping[str, Any], *, on_ray: Start) -> Ready:
+    """Pack and audit what is not packed and audited. Whether the audit stops the study is `enforce`'s to say.
+
+    Raises DataError for what is wrong with the data as a whole.
     """
     made: list[str] = []
     opened: dict[DatasetConfig, Dataset] = {}
     for stage in full.of_kind("data"):
-        opened[full.datasets[stage.key]], new = packed(full.datasets[stage.key], store, stage, facts, on_ray=on_ray)
+        config = full.datasets[stage.key]
+        opened[config], new = packed(config, store, stage, facts, on_ray=on_ray)
         made += [stage.key] * new
-    audit_stage = next(full.of_kind("audit"))
-    audit, new = audited(store, audit_stage, opened[study.dataset], facts)
-    made += [audit_stage.key] * new
-    found = [note for config, dataset in opened.items() for note in check(study, config, dataset)]
-    return Ready(opened[study.dataset], audit, (*dict.fromkeys(found),), tuple(made))
+    stage = next(full.of_kind("audit"))
+    audit, new = audited(store, stage, next(iter(opened.values())), facts)
+    return Ready(opened, audit, (*made, *[stage.key] * new))
+
+
+def checked(study: Study, ready: Ready) -> list[str]:
+    """What to tell the user before the study runs, each once; ConfigError or DataError for what it asks in vain."""
+    return [*dict.fromkeys(note for config, data in ready.datasets.items() for note in check(study, config, data))]
 
 
 def check(study: Study, config: DatasetConfig, dataset: Dataset) -> list[str]:

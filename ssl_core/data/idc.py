@@ -1,7 +1,8 @@
 """IDC as Janowczyk and Kaggle distribute it (paper section 4.2.3): 50 x 50 patches of breast tissue, by patient.
 
 <path>/<patient>/<0 or 1>/<patient>_idx5_x<x>_y<y>_class<0 or 1>.png, or all of it below IDC_regular_ps50_idx5/. The
-published archive holds 277,524 patches. It has no official split: the splits are made by patient, at the shares of `dataset.validation` and `dataset.test` (the paper: 0.1 and 0.2).
+published archive holds 277,524 patches. It has no official split: the splits are made by patient, at the shares of
+`dataset.validation` and `dataset.test` (the paper: 0.1 and 0.2).
 """
 
 from __future__ import annotations

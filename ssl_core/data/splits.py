@@ -125,11 +125,3 @@ def check_splits(labels: NDArray[Any], splits: NDArray[np.int8], *, class_names:
                 f"split {split} has no image of {', '.join(absent)}{more}, so no score is defined on it; "
                 "move groups between the splits, or merge or drop the class"
             )
-
-
-def straddling_groups(groups: NDArray[np.str_], splits: NDArray[np.int8]) -> NDArray[np.str_]:
-    """The groups (N,) that are in more than one split, ascending."""
-    names, number = np.unique(groups, return_inverse=True)
-    met = np.unique(number * len(SPLITS) + splits) // len(SPLITS)  # a group's number once for each split that it is in
-    straddling: NDArray[np.str_] = names[np.unique(met[1:][met[1:] == met[:-1]])]
-    return straddling

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +12,15 @@ import pytest
 import torch
 
 from ssl_core import checkpoint
-from ssl_core.config import (
-    NO_AUGMENT,
-    AugmentConfig,
-    BarlowConfig,
-    EncoderConfig,
-    MocoConfig,
-    MseConfig,
-    PretrainConfig,
-)
+from ssl_core.config import NO_AUGMENT, MocoConfig, MseConfig
 from ssl_core.data.dataset import TRAIN, Dataset
 from ssl_core.encoder import load_encoder
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError
 from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco
-from ssl_core.pretraining import Pretraining, pretrain
+from ssl_core.pretraining import Pretraining
 from ssl_core.seeding import generator
-
-CPU = torch.device("cpu")
-TIMINGS = ("views_per_second", "epoch_seconds")
-
-
-def config(**changes: Any) -> PretrainConfig:
-    """2 steps an epoch on the toy digits."""
-    settings: dict[str, Any] = {
-        "encoder": EncoderConfig(arch="resnet18", stem="small"),
-        "moco": MocoConfig(queue=20, dim=8),
-        "mse": MseConfig(scale=0.25),
-        "barlow": BarlowConfig(blocks=(4,), width=6, scale=5e-5),
-        "augment": AugmentConfig(crop=(0.5, 1.0), flip=0.5),
-        "batch_size": 16,
-        "epochs": 4,
-        "precision": "float32",
-    }
-    return PretrainConfig(**settings | changes)
-
-
-class Recorder:
-    """A reporter that remembers, and stops the run at its n-th checkpoint as a lost machine would."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.checkpoints: list[int] = []
-        self.stop_after = stop_after
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        self.rows.append(dict(values))
-
-    def checkpoint(self, path: Path) -> None:
-        self.checkpoints.append(checkpoint.load(path)["epoch"])
-        if len(self.checkpoints) == self.stop_after:
-            raise KeyboardInterrupt
-
-
-def run(config: PretrainConfig, dataset: Dataset, workdir: Path, reporter: Recorder, seconds: float = 0) -> None:
-    workdir.mkdir(exist_ok=True)
-    pretrain(config, dataset, workdir, reporter, checkpoint_seconds=seconds, device="cpu")
-
-
-def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-
-
-def lines(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests.ssl_core.pretraining_runs import CPU, TIMINGS, Recorder, config, different, lines, run, timeless
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +52,6 @@ def test_two_epochs_and_two_after_a_resume_equal_four_to_the_bit(
         assert different(ended[part], expected[part]) == []
     assert timeless(lines(tmp_path / "metrics.jsonl")) == timeless(uninterrupted.rows)
     assert timeless(first.rows + second.rows) == timeless(uninterrupted.rows)
-
-
-def different(a: Any, b: Any, key: str = "") -> list[str]:
-    """Paths of the leaves of nested dicts and lists that differ, to the bit."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        parts = [(k, a.get(k), b.get(k)) for k in {**a, **b}]
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        parts = [(i, x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    else:
-        same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-        return [] if same else [key]
-    return [path for k, x, y in parts for path in different(x, y, f"{key}/{k}")]
 
 
 def test_a_resumed_run_that_is_complete_only_writes_its_results(

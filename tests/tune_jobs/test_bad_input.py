@@ -24,15 +24,15 @@ def run(folder: Path, study: dict[str, Any], *words: str) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
-def refused(folder: Path, study: dict[str, Any], *words: str) -> None:
-    """The study ends with exit 2 and one line that holds every word; no stage but the dataset's is there."""
+def refused(folder: Path, study: dict[str, Any], *words: str, lines: int = 1) -> None:
+    """The study ends with exit 2 and a message that holds every word; no stage but the dataset's and its audit."""
     status, message = run(folder, study)
     assert status == 2, message
     assert message.startswith("intermoco: ")
-    assert len(message.splitlines()) == 1, message
+    assert len(message.splitlines()) == lines, message
     assert all(word in message for word in words), message
     stages = (folder / "runs" / "stages").glob("*/manifest.json")
-    assert {p.parent.name.split("-")[0] for p in stages} <= {"data"}
+    assert {p.parent.name.split("-")[0] for p in stages} <= {"data", "audit"}
 
 
 def images(folder: Path, *, per_class: int = 12, classes: tuple[str, ...] = ("cat", "dog"), mode: str = "L") -> Path:
@@ -66,13 +66,27 @@ def test_a_corrupt_image_is_named_with_its_path(tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     broken = folder / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    refused(tmp_path, raw(dataset={"source": "folder", "path": str(folder)}), str(broken))
+    said = ("unreadable_images", "dog/3.png", "dataset.accept: [unreadable_images]")
+    refused(tmp_path, raw(dataset={"source": "folder", "path": str(folder)}), *said, lines=3)
 
 
-def test_images_of_several_channel_counts(tmp_path: Path) -> None:
+def test_a_leak_between_splits_is_named_and_stops_the_study(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    pixels[7] = pixels[55]  # a training image and a test image
+    split = np.array(["train"] * 40 + ["val"] * 10 + ["test"] * 10)
+    groups = np.array([f"patient {i}" for i in range(60)])
+    groups[3] = groups[45]
+    dataset = npz(tmp_path / "x.npz", images=pixels, split=split, group=groups)
+    said = ("groups_across_splits", "patient 45", "duplicates_across_splits", "7", "55", "dataset.accept: [")
+    refused(tmp_path, raw(dataset=dataset), *said, lines=4)
+    refused(tmp_path, raw(dataset={**dataset, "accept": ["groups_across_splits"]}), "duplicates_across_splits", lines=3)
+
+
+def test_images_of_several_sizes(tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
-    Image.new("RGB", (16, 16)).save(folder / "dog" / "3.png")
-    refused(tmp_path, raw(dataset={"source": "folder", "path": str(folder)}), "3.png", "channel")
+    Image.new("L", (16, 18)).save(folder / "dog" / "3.png")
+    refused(tmp_path, raw(dataset={"source": "folder", "path": str(folder)}), "3.png", "dataset.size")
 
 
 def test_labels_of_one_class_in_a_split(tmp_path: Path) -> None:

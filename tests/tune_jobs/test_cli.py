@@ -48,14 +48,14 @@ def test_data_counts_what_each_split_and_fraction_holds(tmp_path: Path) -> None:
 
 def test_a_dry_run_names_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
     text, facts = run("ablate", "quickstart", "--dry-run", root=tmp_path / "runs")
-    assert facts == {"study": "quickstart", "stages": 74, "cached": 0, "to_run": 74, "executed": 0}
+    assert facts == {"study": "quickstart", "stages": 75, "cached": 0, "to_run": 75, "executed": 0}
     assert "pretrain moco_barlow seed 1" in text
     assert not (tmp_path / "runs").exists()
 
 
 def test_overrides_reach_the_plan(tmp_path: Path) -> None:
     _, facts = run("ablate", "quickstart", "--dry-run", "--set", "seeds=[0]", root=tmp_path)
-    assert facts["stages"] == (74 - 2) // 2 + 2
+    assert facts["stages"] == (75 - 3) // 2 + 3
 
 
 def test_ui_says_what_is_missing(tmp_path: Path) -> None:

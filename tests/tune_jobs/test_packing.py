@@ -101,14 +101,14 @@ def test_one_shard_needs_no_ray(tmp_path: Path) -> None:
 def test_arrays_are_packed_without_ray_and_published_once(tmp_path: Path) -> None:
     study, store = study_of(DatasetConfig(source="digits")), Store(tmp_path)
     stage = next(planned(study, store).of_kind("data"))
-    dataset, now = packed(study, store, stage, {"git_commit": "c"}, on_ray=no_ray)
+    dataset, now = packed(study.dataset, store, stage, {"git_commit": "c"}, on_ray=no_ray)
     assert now
     assert len(dataset) == 1797
     manifest = store.manifest(stage)
     for name, facts in manifest["files"].items():
         assert facts["sha256"] == hashlib.sha256((store.path(stage) / name).read_bytes()).hexdigest()
     assert {"images/00000.npy", "likeness.npz", "inventory.npz", "unreadable.json"} <= set(manifest["files"])
-    assert packed(study, store, stage, {}, on_ray=no_ray)[1] is False
+    assert packed(study.dataset, store, stage, {}, on_ray=no_ray)[1] is False
 
 
 def study_of(dataset: DatasetConfig) -> Any:
@@ -138,7 +138,7 @@ def test_a_killed_packing_is_gone_on_with_and_moved_not_copied(
 
     monkeypatch.setattr(packing, "over_tasks", few)
     with pytest.raises(KeyboardInterrupt):
-        packed(study, store, stage, {}, on_ray=contextlib.nullcontext)
+        packed(study.dataset, store, stage, {}, on_ray=contextlib.nullcontext)
     assert not store.finished(stage)
     with pytest.raises(DataError):
         Dataset.open(store.stages / ".pack" / stage.folder)
@@ -146,7 +146,7 @@ def test_a_killed_packing_is_gone_on_with_and_moved_not_copied(
     inodes = {p.name: p.stat().st_ino for p in (store.stages / ".pack" / stage.folder / "images").iterdir()}
     assert sorted(inodes) == ["00000.npy", "00001.npy"]
     monkeypatch.setattr(packing, "over_tasks", lambda function, tasks: map(function, tasks))
-    dataset, now = packed(study, store, stage, {}, on_ray=contextlib.nullcontext)
+    dataset, now = packed(study.dataset, store, stage, {}, on_ray=contextlib.nullcontext)
     assert now
     assert dataset.details["packing"]["resumed"] == 20
     final = store.path(stage) / "images"
@@ -168,7 +168,7 @@ def test_two_studies_of_one_dataset_pack_it_once(tree: Path, tmp_path: Path, mon
     results: list[bool] = []
 
     def one() -> None:
-        results.append(packed(study, store, stage, {}, on_ray=contextlib.nullcontext)[1])
+        results.append(packed(study.dataset, store, stage, {}, on_ray=contextlib.nullcontext)[1])
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
@@ -187,7 +187,7 @@ def test_shards_are_not_read_again_to_be_published(tree: Path, tmp_path: Path, m
     monkeypatch.setattr(packing, "over_tasks", lambda function, tasks: map(function, tasks))
     study, store = folder_study(tree), Store(tmp_path / "root")
     stage = next(planned(study, store).of_kind("data"))
-    packed(study, store, stage, {}, on_ray=contextlib.nullcontext)
+    packed(study.dataset, store, stage, {}, on_ray=contextlib.nullcontext)
     assert "labels.npy" in read
     assert not [name for name in read if name[0].isdigit()]
 

@@ -37,6 +37,7 @@ def test_the_miniature_study_has_every_stage_of_the_paper() -> None:
     arms, seeds = 2, 2
     assert counts == {
         "data": 1,
+        "audit": 1,
         "pretrain": arms * seeds,
         "finetune": seeds * (arms * (1 + 2) + 2),  # linear once, full at two fractions; scratch at two
         "features": seeds * arms * 2,  # of the pretrained encoder, and after fine-tuning on 6%

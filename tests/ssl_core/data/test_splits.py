@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssl_core.data.dataset import TEST, TRAIN, VAL
-from ssl_core.data.splits import check_splits, make_splits, straddling_groups
+from ssl_core.data.splits import check_splits, make_splits
 from ssl_core.errors import DataError
 
 SHARES = {TRAIN: 0.7, VAL: 0.15, TEST: 0.15}
@@ -162,30 +162,3 @@ def test_a_label_without_positives_or_negatives_in_a_split_is_refused() -> None:
     both[splits == VAL, 1] = 1
     with pytest.raises(DataError, match="split val has no image of label mass negative"):
         check_splits(both, splits, class_names=("effusion", "mass"))
-
-
-def test_groups_in_two_splits_are_found_the_first_and_the_last_too() -> None:
-    labels, groups, splits = good()
-    assert straddling_groups(groups, splits).tolist() == []
-    groups = groups.copy()
-    groups[groups == "5"] = "1"
-    groups[groups == "4"] = "0"
-    assert straddling_groups(groups, splits).tolist() == ["0", "1"]
-    check_splits(labels, splits)  # whether that stops a study is the audit's to say
-
-
-def test_a_group_is_found_once_in_three_splits_and_the_last_group_in_two() -> None:
-    _, groups, splits = good()
-    splits[-1], splits[-2] = TRAIN, TEST
-    assert straddling_groups(groups, splits).tolist() == ["5"]
-    assert straddling_groups(np.array(["a", "a", "a", "b"]), np.array([TRAIN, VAL, TEST, VAL], np.int8)).tolist() == [
-        "a"
-    ]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), min_size=1, max_size=20))
-def test_straddling_groups_are_those_of_a_plain_loop(images: list[tuple[str, int]]) -> None:
-    groups, splits = np.array([g for g, _ in images]), np.array([s for _, s in images], dtype=np.int8)
-    expected = [g for g in sorted(set(groups)) if len(set(splits[groups == g])) > 1]
-    assert straddling_groups(groups, splits).tolist() == expected
