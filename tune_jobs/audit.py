@@ -57,8 +57,8 @@ def enforce(study: Study, audit: Audit) -> None:
     said = "\n".join(f"  {finding.name}: {finding.text}" for finding in found)
     raise DataError(
         f"the audit of {study.dataset.name or study.dataset.source} stops this study:\n{said}\n"
-        f"mend the data, or accept it by name: dataset.accept: [{', '.join([*study.dataset.accept, *names])}]; "
-        "the report then says so on its first page"
+        f"mend the data, or accept by name what cannot be mended: dataset.accept: "
+        f"[{', '.join([*study.dataset.accept, *names])}]"
     )
 
 

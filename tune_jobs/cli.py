@@ -270,19 +270,21 @@ def _print_data(seen: Inspection) -> None:
     console.print(f"{facts['name']}: {size} x {size} px, {'grey' if channels == 1 else 'RGB'}, {facts['task']}")
     console.print(f"splits {facts['splits']}; fingerprint {facts['fingerprint'][:16]}")
     for note in facts["notes"]:
-        console.print(f"source  {note}")
+        console.print(f"source  {note}", soft_wrap=True)
     console.print(seen.packing)
-    table = Table("split", "images", "groups", *facts["class_names"], box=None)
-    for split, images in facts["n"].items():
-        counts = facts["classes"][split].values()
-        table.add_row(split, str(images), str(facts["groups"][split]), *map(str, counts))
-    for part in seen.fractions:
-        name = f"{100 * part['fraction']:g}% of train"
-        table.add_row(name, str(part["n"]), str(part["groups"]), *map(str, part["classes"].values()))
+    splits = facts["n"]
+    table = Table("", *splits, *(f"{100 * part['fraction']:g}% of train" for part in seen.fractions), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("images", *map(str, splits.values()), *(str(part["n"]) for part in seen.fractions))
+    table.add_row("groups", *map(str, facts["groups"].values()), *(str(part["groups"]) for part in seen.fractions))
+    for name in facts["class_names"]:
+        counts = [facts["classes"][split][name] for split in splits]
+        table.add_row(name, *map(str, counts), *(str(part["classes"][name]) for part in seen.fractions))
     console.print(table)
     console.print(f"the fractions' images are those of seed {seen.seed}; each fraction holds the smaller ones")
     for line in seen.findings:
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -24,21 +25,24 @@ from ssl_core.data.dataset import Dataset
 from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining, pretrain
 
+Shuffle = Literal["undone", "embedding", "none"]
+SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
 BATCH = 16
 
 
-def config(*, centred: bool = True) -> PretrainConfig:
-    return PretrainConfig(
-        encoder=EncoderConfig(arch="resnet18", stem="small"),
-        moco=MocoConfig(queue=20, dim=8, queue_limit=None),
-        mse=MseConfig(blocks=(1, 4), scale=0.25),
-        barlow=BarlowConfig(blocks=(2,), width=6, scale=0.1, centred=centred),
-        augment=AugmentConfig(flip=0.5),
-        batch_size=BATCH,
-        epochs=1,
-        warmup_epochs=0.0,
-        precision="float32",
-    )
+def config(*, centred: bool = True, shuffle: Shuffle = "undone", **changes: Any) -> PretrainConfig:
+    settings: dict[str, Any] = {
+        "encoder": EncoderConfig(arch="resnet18", stem="small"),
+        "moco": MocoConfig(queue=20, dim=8, queue_limit=None, momentum=0.9, shuffle_keys=shuffle),
+        "mse": MseConfig(blocks=(1, 4), scale=0.25),
+        "barlow": BarlowConfig(blocks=(2,), width=6, scale=0.1, centred=centred),
+        "augment": AugmentConfig(flip=0.5),
+        "batch_size": BATCH,
+        "epochs": 1,
+        "warmup_epochs": 0.0,
+        "precision": "float32",
+    }
+    return PretrainConfig(**settings | changes)
 
 
 def global_batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -64,6 +68,35 @@ def one_step(config: PretrainConfig) -> dict[str, Tensor]:
     return found | {"queue": moco.queue.keys, "codes": moco.queue.codes}
 
 
+@torch.no_grad()
+def equal_views(config: PretrainConfig, step: int, *, training: bool = False) -> dict[str, Tensor]:
+    """Terms where view 2 is view 1, and g is h, so that whatever belongs together agrees; this worker's keys."""
+    moco = Moco(config, 1).train(training)
+    view, _, codes = global_batch()
+    part = distributed.share(BATCH)
+    terms, keys = moco(view[part], view[part], codes[part], step)
+    return {"keys": keys} | {name: distributed.mean(term) for name, term in terms.items()}
+
+
+def validated(dataset: Dataset) -> dict[str, Any]:
+    """Losses, h and queue after a moving validation of 6, 5 and 5 images, which two workers share unevenly."""
+    arm = config(batch_size=6, validation="moving", shuffle="undone")
+    run = Pretraining(arm, dataset, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in run.moco.query.parameters():
+            parameter.mul_(1.1)
+    values = run.validate()
+    return {"values": values, "queue": run.moco.queue.keys, "codes": run.moco.queue.codes}
+
+
+def dealt(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A shuffled order of n rows, this worker's part of 0 .. n - 1 in it, and that dealt back."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+    rows = torch.arange(n).repeat(3, 1).T[distributed.share(n)]  # [n / world, 3]
+    there = distributed.deal(rows, order)
+    return order, there[:, 1], distributed.deal(there, order.argsort())[:, 2]
+
+
 class Calls:
     """A reporter that remembers."""
 
@@ -85,9 +118,15 @@ def main() -> None:
         torch.save(one_step(config(centred=centred)), folder / f"step_{centred}_{rank}.pt")
 
     dataset, calls = Dataset.open(folder / "data"), Calls()
+    for shuffle in SHUFFLES:
+        found = {"step": one_step(config(shuffle=shuffle)), "equal": equal_views(config(shuffle=shuffle), 0)}
+        found |= {f"training {i}": equal_views(config(shuffle=shuffle), i, training=True) for i in (0, 1)}
+        torch.save(found, folder / f"{shuffle}_{rank}.pt")
+    torch.save({n: dealt(n) for n in (8, 7)}, folder / f"dealt_{rank}.pt")
+    torch.save(validated(dataset), folder / f"validated_{rank}.pt")
     workdir = folder / f"worker{rank}"  # each its own, so that who writes shows
     workdir.mkdir()
-    pretrain(config(), dataset, workdir, calls, device="cpu")
+    pretrain(config(mse=MseConfig(blocks=(1, 4))), dataset, workdir, calls, device="cpu")  # scales are measured
     (folder / f"calls_{rank}.json").write_text(json.dumps(calls.calls))
     run = Pretraining(config(), dataset, torch.device("cpu"))
     run.train_epoch()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,61 @@ def test_only_worker_0_writes_and_all_report_alike(folder: Path) -> None:
     first, second = (json.loads((folder / f"calls_{rank}.json").read_text()) for rank in range(WORLD))
     assert first == second
     assert [c if isinstance(c, str) else c["step"] for c in first] == [2, "checkpoint.pt"]
+    assert 1 < first[0]["scale_mse_4"] < 1000  # measured, on both workers alike
+
+
+def found(folder: Path, name: str) -> list[Any]:
+    return [torch.load(folder / f"{name}_{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("shuffle", ["undone", "embedding", "none"])
+def test_however_keys_are_shuffled_each_comes_back_to_its_query(folder: Path, worker: ModuleType, shuffle: Any) -> None:
+    """InfoNCE and the queue are those of one worker; so are the block losses, but the authors' ones."""
+    alone = worker.one_step(worker.config(shuffle=shuffle))
+    own = worker.equal_views(worker.config(), 0)
+    keys = torch.cat([f["equal"]["keys"] for f in found(folder, shuffle)])
+    torch.testing.assert_close(keys, own["keys"], rtol=1e-5, atol=1e-6)
+    for result in found(folder, shuffle):
+        step, equal = result["step"], result["equal"]
+        for name in ("info_nce", "queue"):
+            torch.testing.assert_close(step[name], alone[name], rtol=1e-5, atol=1e-5)
+        for name in ("mse_1", "mse_4", "barlow_2"):
+            same = torch.allclose(step[name], alone[name], rtol=1e-4)
+            assert same == (shuffle != "embedding"), name
+        apart = {"undone": False, "none": False, "embedding": True}[shuffle]
+        for name in ("mse_1", "mse_4"):
+            assert (float(equal[name]) > 1e-3) == apart, name
+        torch.testing.assert_close(equal["info_nce"], own["info_nce"], rtol=1e-5, atol=1e-6)
+
+
+def test_keys_are_shuffled_anew_at_each_step(folder: Path) -> None:
+    """In training mode a worker's batch norm makes InfoNCE depend on which samples it encodes together."""
+    terms = {
+        shuffle: [float(found(folder, shuffle)[0][f"training {i}"]["info_nce"]) for i in (0, 1)]
+        for shuffle in ("undone", "embedding", "none")
+    }
+    assert terms["none"][0] == terms["none"][1]
+    assert terms["undone"] == terms["embedding"]
+    assert len({terms["none"][0], *terms["undone"]}) == 3
+
+
+@pytest.mark.parametrize("n", [8, 7])
+def test_rows_are_dealt_in_the_order_asked_for_and_back(folder: Path, n: int) -> None:
+    parts = [f[n] for f in found(folder, "dealt")]
+    order = parts[0][0]
+    assert order.tolist() != list(range(n))
+    assert torch.equal(torch.cat([there for _, there, _ in parts]), order)
+    assert torch.cat([back for *_, back in parts]).tolist() == list(range(n))
+
+
+def test_a_moving_validation_shared_unevenly_is_that_of_one_worker(
+    folder: Path, worker: ModuleType, digits: Dataset
+) -> None:
+    alone = worker.validated(digits)
+    for result in found(folder, "validated"):
+        assert result["values"] == pytest.approx(alone["values"], rel=1e-4)
+        torch.testing.assert_close(result["queue"], alone["queue"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(result["codes"], alone["codes"])
 
 
 def test_alone_every_function_is_the_identity() -> None:

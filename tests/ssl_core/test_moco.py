@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_core.checkpoint import state_digest
-from ssl_core.config import BarlowConfig, EncoderConfig, MocoConfig, MseConfig, PretrainConfig
+from ssl_core.config import AugmentConfig, BarlowConfig, EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.encoder import build_encoder, global_average
 from ssl_core.initialisation import seeded
 from ssl_core.key_queue import NO_IMAGE, KeyQueue
@@ -179,3 +179,24 @@ def test_key_normalises_by_its_own_batch_and_keeps_its_own_statistics() -> None:
         torch.testing.assert_close(h, g)  # equal weights and views: equal statistics
     moco(view1, view2, CODES)
     assert not torch.equal(moco.key.encoder.bn1.running_mean, moco.query.encoder.bn1.running_mean)
+
+
+@pytest.mark.parametrize(("crop", "pool"), [((0.4, 1.0), "gap"), (None, "grid")])
+def test_an_automatic_pooling_is_settled_by_the_crops(crop: tuple[float, float] | None, pool: str) -> None:
+    losses = {}
+    for setting in ("auto", "grid", "gap"):
+        arm = config(mse=MseConfig(blocks=(1,), scale=1.0, pool=setting), augment=AugmentConfig(crop=crop))  # type: ignore[arg-type]
+        losses[setting] = float(Moco(arm, 1)(*views(), CODES)[0]["mse_1"].detach())
+    assert losses["auto"] == losses[pool]
+    assert losses["grid"] != losses["gap"]
+
+
+def test_one_worker_has_nothing_to_shuffle() -> None:
+    found = []
+    for shuffle in ("none", "undone", "embedding"):
+        settings = MocoConfig(queue=12, dim=8, momentum=0.9, shuffle_keys=shuffle)  # type: ignore[arg-type]
+        moco = Moco(config(moco=settings, mse=MseConfig(scale=1.0), barlow=BarlowConfig(width=6, scale=1.0)), 1)
+        terms, keys = moco(*views(), CODES, 3)
+        found.append(torch.cat([keys.flatten(), torch.stack(list(terms.values())).detach()]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
