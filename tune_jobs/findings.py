@@ -92,7 +92,8 @@ def _downstream(study: Study) -> dict[str, Any]:
 
 def _warnings(study: Study, dataset: Mapping[str, Any]) -> list[str]:
     arms = [arm for arm in study.arms if study.dataset_of(arm) == study.dataset]
-    return warnings(study, arms, dataset["n"]["train"], dataset["channels"])
+    found = warnings(study, arms, dataset["n"]["train"], dataset["channels"])
+    return [f"{text[:1].upper()}{text[1:]}." for text in found]
 
 
 def _scales(full: Plan, store: Store) -> Iterator[str]:

@@ -100,7 +100,8 @@ class Writer:
             stages = [s for s in self.plan.stages if s.labels.get("arm") == arm]
             if done := self._finished(stages):
                 self._grow(self._parent(arm), stages, self._arm_params(arm), summary(done), live=live)
-        self._grow(self._parent(), self.plan.stages, self._dataset_params(), {}, live=live)
+        params = {"protocol": self.study.protocol, **self._dataset_params()}
+        self._grow(self._parent(), self.plan.stages, params, {}, live=live)
 
     def files(self, folder: Path) -> None:
         """The study's own files: study.yaml, tables and report; all of them again where one has changed."""

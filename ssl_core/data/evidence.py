@@ -79,8 +79,8 @@ def comparable(packed: Packed) -> NDArray[np.bool_]:
 
 
 def stop(name: str, count: int, examples: tuple[str, ...], text: str) -> Finding:
-    told = f"{text} To go on all the same, add {name} to dataset.accept; the report will then say so."
-    return Finding(name=name, count=count, examples=examples, severity="stops", text=told)
+    """A finding that stops a study whose `dataset.accept` does not name it."""
+    return Finding(name=name, count=count, examples=examples, severity="stops", text=text)
 
 
 def counted(count: int, word: str) -> str:
