@@ -206,8 +206,9 @@ class Pretraining:
         for i, batch in enumerate(np.array_split(rows, math.ceil(len(rows) / config.batch_size))):
             view1, view2 = self.batches.views(batch, config.augment, random_generator(config.seed, "val-views", i), 2)
             codes = self._codes_of(batch)
+            own = codes[distributed.share(len(batch))]
             with devices.autocast(self.device, config.precision):
-                terms, keys = self.moco(view1, view2, own := codes[distributed.share(len(batch))], i, len(batch))
+                terms, keys = self.moco(view1, view2, own, i, len(batch))
             share = len(own) * distributed.world() / len(rows)  # read_terms takes the mean over workers
             parts.append({f"val_{name}": term * share for name, term in terms.items()})
             if config.validation == "moving":

@@ -75,6 +75,8 @@ def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Re
         enforce(study, ready.audit)
         for note in checked(study, ready):
             print(f"note: {note}", file=sys.stderr)
+        if said := ", ".join(finding.name for finding in ready.audit.findings):
+            print(f"note: the audit found {said}; `intermoco data` and the report say more", file=sys.stderr)
         folder = store.root / study.study
         (folder / "study.yaml").write_text(study.to_yaml())
         outcome = _execute(study, full, store, address, facts)

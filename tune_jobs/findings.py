@@ -17,7 +17,7 @@ from tune_jobs.origin import git_commit
 from tune_jobs.plan import Plan, as_config
 from tune_jobs.prepare import summary
 from tune_jobs.protocol import departures
-from tune_jobs.readiness import warnings
+from tune_jobs.readiness import queues, warnings
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import Study
@@ -76,11 +76,15 @@ def write_report(
 
 def _dataset(study: Study, full: Plan, store: Store, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the page says of the dataset, its audit included, and of the findings that the study accepts."""
+    from ssl_core.data.audit import queue_findings
+
     stage = next(full.of_kind("audit"))
     if not store.finished(stage):
         return facts, ()
     audit = opened(store, stage)
-    return {**facts, "audit": audit.as_rows()}, accepted(study, audit)
+    about_queues = queue_findings(facts["n"]["train"], queues(study, facts["n"]["train"]))
+    rows = [*audit.as_rows(), *(finding.as_row() for finding in about_queues)]
+    return {**facts, "audit": rows}, accepted(study, audit)
 
 
 def _downstream(study: Study) -> dict[str, Any]:

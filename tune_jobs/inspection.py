@@ -65,7 +65,7 @@ def inspect(study: Study, store: Store, address: str | None) -> Inspection:
     facts = summary(store.find("data", next(full.of_kind("data")).key))
     down = study.downstream
     fractions = sorted({*down.fractions, *down.linear_fractions, *study.probe_fractions})
-    about_queues = queue_findings(dataset, queues(study, facts["n"]["train"]))
+    about_queues = queue_findings(facts["n"]["train"], queues(study, facts["n"]["train"]))
     found = [*ready.audit.findings, *about_queues]
     lines = [f"{'STOPS' if f.severity == 'stops' else 'note '}  {f.name}: {f.text}" for f in found]
     return Inspection(

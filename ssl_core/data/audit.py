@@ -19,7 +19,7 @@ from ssl_core.data.evidence import EXAMPLES, Finding, Packed, comparable, counte
 from ssl_core.data.leaks import duplicates_across, duplicates_within, groups_across, near_duplicates_across
 from ssl_core.data.likeness import THUMB
 
-__all__ = ["Audit", "Finding", "audit", "lines", "stopping"]
+__all__ = ["Audit", "Finding", "audit", "queue_findings", "stopping"]
 
 FEW_POSITIVES = 5  # images of a class in a split below which its score is mostly chance
 IMBALANCE = 10.0  # times that the commonest class outnumbers the rarest, from where it is worth a word
@@ -36,10 +36,7 @@ class Audit:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """The findings as JSON-able dicts: name, count, examples, severity, text."""
-        return [
-            {"name": f.name, "count": f.count, "examples": list(f.examples), "severity": f.severity, "text": f.text}
-            for f in self.findings
-        ]
+        return [finding.as_row() for finding in self.findings]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, JSON-able; `from_json` reads it."""
@@ -60,8 +57,8 @@ def stopping(audit: Audit, accept: Sequence[str]) -> list[Finding]:
     return [f for f in audit.findings if f.severity == "stops" and f.name not in accept]
 
 
-def audit(dataset: Dataset, folder: Path, *, queues: Mapping[str, int] | None = None) -> Audit:
-    """Audit the dataset packed in `folder`; `queues` names each arm's number of keys (`moco.queue`, settled).
+def audit(dataset: Dataset, folder: Path) -> Audit:
+    """Audit the dataset packed in `folder`.
 
     Raises DataError where `folder` lacks what packing leaves for the audit, or holds it for other rows.
     """
@@ -75,7 +72,6 @@ def audit(dataset: Dataset, folder: Path, *, queues: Mapping[str, int] | None = 
         *_classes(dataset),
         *_stored(packed),
         *_groups(dataset),
-        *queue_findings(dataset, queues or {}),
     )
     findings = [f for f in found if f is not None]
     return Audit(
@@ -83,21 +79,6 @@ def audit(dataset: Dataset, folder: Path, *, queues: Mapping[str, int] | None = 
         classes=dataset.summary["classes"],
         groups=_group_counts(dataset),
     )
-
-
-def lines(audit: Audit) -> list[str]:
-    """The audit for a terminal: a table with a column a split, then a line a finding."""
-    out = []
-    if audit.classes:
-        rows = [("", *audit.classes)]
-        for key in ("images", "groups", "largest"):
-            name = "largest group" if key == "largest" else key
-            rows.append((name, *(str(counts[key]) for counts in audit.groups.values())))
-        for name in next(iter(audit.classes.values())):
-            rows.append((name, *(str(counts[name]) for counts in audit.classes.values())))
-        width = max(len(row[0]) for row in rows)
-        out = [f"{row[0]:<{width}}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows]
-    return out + [f"{'STOP' if f.severity == 'stops' else 'note'}  {f.name}: {f.text}" for f in audit.findings]
 
 
 def _unreadable(packed: Packed) -> Finding | None:
@@ -238,19 +219,17 @@ def _groups(dataset: Dataset) -> Iterable[Finding]:
             )
 
 
-def queue_findings(dataset: Dataset, queues: Mapping[str, int]) -> Iterable[Finding]:
-    train = len(dataset.rows(TRAIN))
-    for keys in sorted({k for k in queues.values() if train}, reverse=True):
+def queue_findings(n_train: int, queues: Mapping[str, int]) -> Iterable[Finding]:
+    """What share of an epoch of `n_train` images each arm's queue holds; `queues` are settled numbers of keys."""
+    for keys in sorted(set(queues.values()), reverse=True):
         arms = [arm for arm, k in queues.items() if k == keys]
-        text = (
-            f"The queue of {listed(arms)} holds {keys} keys, {keys / train:.0%} of an epoch of {train} training images"
-        )
+        share = f"{keys / n_train:.0%} of an epoch of {n_train} training images"
         stale = ": an image's own old key becomes one of its negatives. Lower moco.queue to half of them."
         yield Finding(
-            name="queue_beyond_epoch" if keys > train else "queue_share",
+            name="queue_beyond_epoch" if keys > n_train else "queue_share",
             count=keys,
             examples=tuple(arms[:EXAMPLES]),
-            text=text + (stale if keys > train else "."),
+            text=f"The queue of {listed(arms)} holds {keys} keys, {share}{stale if keys > n_train else '.'}",
         )
 
 

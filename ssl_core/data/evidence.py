@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ class Finding:
     examples: tuple[str, ...] = ()  # a few ids, or pairs of ids with their splits
     severity: Literal["stops", "note"] = "note"
     text: str
+
+    def as_row(self) -> dict[str, Any]:
+        return {**vars(self), "examples": list(self.examples)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

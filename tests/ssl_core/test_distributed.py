@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
         )
         for rank in range(WORLD)
     ]
-    outputs = [w.communicate(timeout=200)[0] for w in workers]
+    outputs = [w.communicate(timeout=280)[0] for w in workers]
     assert [w.returncode for w in workers] == [0] * WORLD, "\n".join(outputs)
     return folder
 

@@ -11,7 +11,8 @@ import pytest
 
 from ssl_core.data.config import DatasetConfig
 from ssl_core.data.cxr14 import LABELS, listing
-from ssl_core.data.dataset import TEST, TRAIN, VAL
+from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset
+from ssl_core.data.leaks import groups_across
 from ssl_core.errors import DataError
 from tests.ssl_core.data import trees
 
@@ -190,3 +191,33 @@ def test_the_published_lists_at_their_true_size(tmp_path: Path) -> None:
     assert (official.labels == found.labels).all()
     assert official.given is not None
     assert (official.given == np.where(found.given == TEST, TEST, TRAIN)).all()
+
+
+@pytest.mark.skipif(not (PUBLISHED / "cxr14_test.txt.gz").is_file(), reason="the published lists are not here")
+def test_one_patient_moved_between_the_published_lists_is_found_and_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000001_000.png").touch()
+    found = listing(config(tmp_path, lists=str(PUBLISHED)))
+    assert found.given is not None
+    assert found.groups is not None
+    dataset = Dataset(
+        name="cxr14",
+        images=np.zeros((len(found.ids), 1, 1, 1), dtype=np.uint8),
+        labels=found.labels,
+        splits=found.given,
+        groups=found.groups,
+        ids=found.ids,
+        class_names=found.class_names,
+        task=found.task,
+        mean=(0.0,),
+        std=(1.0,),
+        fingerprint="",
+    )
+    assert groups_across(dataset) is None
+    names, counts = np.unique(found.groups[found.given == TRAIN], return_counts=True)
+    patient = names[counts > 1][0]
+    dataset.splits[np.flatnonzero(found.groups == patient)[0]] = TEST
+    finding = groups_across(dataset)
+    assert finding is not None
+    assert finding.severity == "stops"
+    assert finding.examples == (f"{patient} (train and test)",)
