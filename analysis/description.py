@@ -223,7 +223,8 @@ def _weight(scale: Any) -> str:
 
 
 def _cropped(config: Mapping[str, Any]) -> bool:
-    return bool((config.get("augment") or {}).get("crop"))
+    crop = (config.get("augment") or {}).get("crop")
+    return bool(crop) and crop[0] < 1
 
 
 def _plain(value: Any) -> str:

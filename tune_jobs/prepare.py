@@ -29,13 +29,16 @@ DIGESTS = ".digests.json"  # of source files, so that an unchanged dataset is no
 
 
 def planned(study: Study, store: Store, *, remember: bool = True) -> Plan:
-    """The study's plan on its dataset as it is now. Reads the source for its fingerprint, writes nothing else.
+    """The study's plan on its dataset as it is now. Reads the source for its fingerprint, but for files whose digests
+    are known from before. Without `remember`, a root that is not there is not made.
 
     Raises DataError where the dataset is missing or unreadable.
     """
-    cache = store.stages / DIGESTS if remember else None
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    cache: Path | None = store.stages / DIGESTS
+    if remember:
+        store.stages.mkdir(parents=True, exist_ok=True)
+    elif not store.stages.is_dir():
+        cache = None
     with Bar("reading") as bar:
         return plan(study, {config: fingerprint(config, cache=cache, progress=bar) for config in datasets(study)})
 
