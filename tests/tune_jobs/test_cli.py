@@ -61,3 +61,21 @@ def test_overrides_reach_the_plan(tmp_path: Path) -> None:
 def test_ui_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no MLflow store in .*run `intermoco ablate` first"):
         serve(None, (), tmp_path, 5000)
+
+
+@pytest.mark.parametrize(
+    ("preset", "protocol", "said"),
+    [
+        ("cxr14", "recommended", ["size: 1024", "keep: last", "scale: auto", "unit: group"]),
+        ("eyepacs", "paper", ["size: 299", "learning_rate: 0.3", "keep: saturated", "scale: 5.0e-05"]),
+        ("idc", "authors", ["crop: 255", "momentum: 0.999", "validation: moving", "frozen_norm: moving", "pool: gap"]),
+    ],
+)
+def test_a_dry_run_prints_resolved_values_where_the_data_is_not(
+    preset: str, protocol: str, said: list[str], tmp_path: Path
+) -> None:
+    text, facts = run("ablate", preset, "--dry-run", "--set", f"protocol={protocol}", root=tmp_path / "runs")
+    assert f"protocol {protocol}, as it stands" in text
+    assert not [value for value in said if value not in text]
+    assert facts["to_run"] == facts["stages"] > 30
+    assert not (tmp_path / "runs").exists()
