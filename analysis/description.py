@@ -223,8 +223,8 @@ def _weight(scale: Any) -> str:
 
 
 def _cropped(config: Mapping[str, Any]) -> bool:
-    crop = (config.get("augment") or {}).get("crop")
-    return bool(crop) and crop[0] < 1
+    augment = config.get("augment") or {}
+    return bool(augment.get("crop")) and augment["crop"][0] < 1
 
 
 def _plain(value: Any) -> str:
