@@ -280,7 +280,7 @@ def test_a_failing_arm_is_named_and_the_others_still_run(tmp_path: Path) -> None
     assert name == "pretrain broken seed 0"
     assert error.startswith("NonFiniteError")
     assert "step" in error
-    assert result["executed"] == 2  # the dataset and the supervised baseline
+    assert result["executed"] == 3  # the dataset, its audit and the supervised baseline
     traceback = next((tmp_path / "runs" / "miniature" / "failures").glob("pretrain-*.txt")).read_text()
     assert "ssl_core/pretraining.py" in traceback or "NonFiniteError" in traceback
     assert "broken" in Path(result["report"]).read_text()

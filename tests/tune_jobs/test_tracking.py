@@ -429,7 +429,7 @@ def test_other_data_or_settings_are_another_study_run_but_another_place_is_not()
 def test_the_follower_shows_stages_while_the_study_runs(store: Store) -> None:
     study, planned = small(arms={"moco": {}, "twin": {}}, probe=None, reuse=None)
     follower = Follower(study, planned, store, uri=default_uri(store.root))
-    for stage in list(planned.by_key.values())[:3]:
+    for stage in list(planned.by_key.values())[:4]:  # data, audit, pretraining, linear
         finish(stage, planned, store)
         began = time.monotonic()
         follower.stage(stage)
@@ -439,7 +439,7 @@ def test_the_follower_shows_stages_while_the_study_runs(store: Store) -> None:
     assert len([path for path in view if "|/moco|/" in path]) == 2
     assert len([path for path in view if "|/twin|/" in path]) == 2  # stages that both arms share
     assert view["toy|"][0][0] == "RUNNING"
-    assert view["toy|"][3]["intermoco.stages"] == f"3 of {len(planned.by_key)}"
+    assert view["toy|"][3]["intermoco.stages"] == f"4 of {len(planned.by_key)}"
 
     finish_all(planned, store)
     done = replay(study, planned, store)
@@ -506,7 +506,7 @@ def test_mlflows_own_server_shows_the_store_and_takes_a_replay(store: Store, clo
         runs = post(f"{base}/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"], "max_results": 100})["runs"]
         by_id = {run["info"]["run_id"]: run for run in runs}
         depth = [len(list(ancestors(run, by_id))) for run in runs]
-        assert sorted(depth) == sorted([0, *[1] * (2 + 1), *[2] * (len(planned.stages) - 1)])
+        assert sorted(depth) == sorted([0, *[1] * (2 + 2), *[2] * (len(planned.stages) - 2)])
         stage = next(r for r in runs if tag(r, "intermoco.kind") == "finetune")["info"]["run_id"]
         with urllib.request.urlopen(f"{base}/get-artifact?path=rows.json&run_uuid={stage}", timeout=10) as answer:
             assert json.load(answer)[0]["metric"] == "auroc"
