@@ -443,7 +443,7 @@ def test_the_follower_shows_stages_while_the_study_runs(store: Store) -> None:
 
     finish_all(planned, store)
     done = replay(study, planned, store)
-    assert (done.created, done.already_there) == (len(planned.stages) - 5, 5)
+    assert (done.created, done.already_there) == (len(planned.stages) - 6, 6)
 
 
 def test_a_server_that_is_down_costs_nothing_but_lateness(
