@@ -154,8 +154,12 @@ def _versions(manifests: list[dict[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(seen.items())}
 
 
+_ARMS_ABREAST = 6  # in the terminal's table
+
+
 def scores_at_a_glance(tables: Path, metric: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows for the terminal: a mode and label fraction a row, an arm a column; mean and half the range.
+    """Header and rows for the terminal: a mode and label fraction a row, an arm a column (of many arms, the other way
+    round); mean and half the range.
 
     An arm without pretraining stands beside those that are fine-tuned in full: both train all weights.
     """
@@ -163,7 +167,7 @@ def scores_at_a_glance(tables: Path, metric: str) -> tuple[list[str], list[list[
 
     parts = [pd.read_csv(tables / f"{name}.csv") for name in ("linear", "label_efficiency")]
     scores = pd.concat([p for p in parts if len(p)])
-    scores = scores[scores["metric"] == metric].drop_duplicates("stage").replace({"mode": {"scratch": "full"}})
+    scores = scores[scores["metric"] == metric].drop_duplicates(["stage", "arm"]).replace({"mode": {"scratch": "full"}})
     arms = list(dict.fromkeys(scores["arm"]))
     groups: Any = scores.sort_values("label_fraction", kind="stable").groupby(["mode", "label_fraction"], sort=False)
     rows = []
@@ -171,4 +175,8 @@ def scores_at_a_glance(tables: Path, metric: str) -> tuple[list[str], list[list[
         cells = (part.loc[part["arm"] == arm, "value"] for arm in arms)
         texts = (f"{v.mean():.3f} ± {(v.max() - v.min()) / 2:.3f}" if len(v) else "" for v in cells)
         rows.append([mode, f"{100 * fraction:g}%", *texts])
-    return ["mode", "labels", *arms], rows
+    header = ["mode", "labels", *arms]
+    if len(arms) <= _ARMS_ABREAST:
+        return header, rows
+    columns = list(zip(header, *rows, strict=True))  # too many for a line: an arm a row
+    return ["arm", *(f"{mode} {labels}" for mode, labels in (row[:2] for row in rows))], [list(c) for c in columns[2:]]

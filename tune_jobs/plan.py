@@ -178,9 +178,16 @@ def _reuse(study: Study, labels: Mapping[str, Any], fraction: float, before: Sta
 
 
 def _ks(study: Study, models: list[Stage]) -> Stage:
-    """One stage for the study: the reference is chosen among all arms and seeds."""
+    """One stage for the study: the reference is chosen among all arms and seeds that are tested on the same images."""
+    own = as_config(study.downstream.full)
+    models = [m for m in models if _tested_on(m.config) == _tested_on(own)]
     config = {**as_config(study.ks), "models": [{**m.labels, "input": m.key} for m in models]}
     return Stage(kind="ks", config=config, inputs={m.key: m.key for m in models}, demand=_cpu(study))
+
+
+def _tested_on(finetuning: Mapping[str, Any]) -> int | None:
+    """What decides which test images are scored: with `drop_last` the batch size, else all are."""
+    return finetuning["batch_size"] if finetuning["drop_last"] else None
 
 
 def _demand(study: Study) -> Demand:

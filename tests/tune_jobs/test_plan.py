@@ -125,3 +125,11 @@ def test_an_arms_encoder_is_the_one_that_is_fine_tuned() -> None:
     study = study_with("arms.moco.encoder", {"arch": "resnet34"})
     archs = {s.config["encoder"]["arch"] for s in planned(study).of_kind("finetune") if s.labels["arm"] == "moco"}
     assert archs == {"resnet34"}
+
+
+def test_models_tested_on_fewer_images_are_no_part_of_ks() -> None:
+    arms = {"moco": {}, "dropped": {"downstream": {"full": {"drop_last": True}}}, "supervised": "scratch"}
+    stages = plan(resolve(raw(arms=arms, seeds=[0])), "f" * 64)
+    (ks,) = stages.of_kind("ks")
+    assert {model["arm"] for model in ks.config["models"]} == {"moco", "supervised"}
+    assert set(ks.inputs) == {model["input"] for model in ks.config["models"]}
