@@ -20,7 +20,7 @@ from tune_jobs.protocol import departures
 from tune_jobs.readiness import queues, warnings
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
-from tune_jobs.study import Study
+from tune_jobs.study import SHARED, Study
 
 if TYPE_CHECKING:
     from analysis.report import Facts
@@ -90,7 +90,7 @@ def _dataset(study: Study, full: Plan, store: Store, facts: dict[str, Any]) -> t
 def _downstream(study: Study) -> dict[str, Any]:
     """Fine-tuning of all weights, with what it shares with the linear runs."""
     down = study.downstream
-    shared = {name: getattr(down, name) for name in ("labels", "metric", "bootstrap", "resample", "paper_spread")}
+    shared = {name: getattr(down, name) for name in SHARED}
     return as_config(dataclasses.replace(down.full, **shared))
 
 

@@ -10,9 +10,7 @@ import yaml
 from ssl_core.data.config import OWN_KEYS, DatasetConfig
 from tune_jobs.protocol import departures
 from tune_jobs.schema import plain
-from tune_jobs.study import Study
-
-_SET_BY_STUDY = ("mode", "fraction", "seed", "encoder", "labels", "metric", "bootstrap", "resample", "paper_spread")
+from tune_jobs.study import SET_BY_STUDY, SHARED, Study
 
 
 def overview(study: Study) -> str:
@@ -22,7 +20,7 @@ def overview(study: Study) -> str:
     own = {name: "scratch" if arm is None else _rest(arms[name], shared) for name, arm in study.arms.items()}
     downstream = plain(study.downstream)
     downstream["labels"].pop("salt")
-    modes = {mode: _without(downstream.pop(mode), *_SET_BY_STUDY, "augment") for mode in ("linear", "full")}
+    modes = {mode: _without(downstream.pop(mode), *SET_BY_STUDY, *SHARED, "augment") for mode in ("linear", "full")}
     both = _common(list(modes.values()))
     by_mode = {mode: _rest(values, both) for mode, values in modes.items()}
     downstream |= {"linear and full": both, **{mode: values for mode, values in by_mode.items() if values}}

@@ -72,17 +72,17 @@ def _skeleton(config: Any) -> Any:
 
 
 def _settings(study: Study) -> dict[str, Any]:
+    from tune_jobs.study import SET_BY_STUDY, SHARED
+
     down = study.downstream
-    left_out = {"mode", "fraction", "seed", "encoder", "augment", "normalise", "precision"}
-    left_out |= {"metric", "bootstrap", "labels", "resample", "paper_spread"}
+    left_out = (*SET_BY_STUDY, *SHARED, "augment", "normalise", "precision")
     tuning = {
         mode: {k: v for k, v in plain(getattr(down, mode)).items() if k not in left_out} for mode in ("linear", "full")
     }
-    shared = ("metric", "bootstrap", "resample", "paper_spread", "labels")
     return {
         "dataset": {"size": study.dataset.size, "crop": study.dataset.crop},
         "arms": {name: plain(arm) for name, arm in study.arms.items() if arm is not None},
-        "downstream": {**{name: plain(getattr(down, name)) for name in shared}, **tuning},
+        "downstream": {**{name: plain(getattr(down, name)) for name in SHARED}, **tuning},
         "reuse": plain(study.reuse) or {},
     }
 

@@ -27,10 +27,10 @@ from tune_jobs.schema import build, merge, plain
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Of a fine-tuning: what the study sets, and what it sets for linear, full and probe alike.
-_SET_BY_STUDY = ("mode", "fraction", "seed", "encoder")
+SET_BY_STUDY = ("mode", "fraction", "seed", "encoder")
 #: Of a dataset: what an arm may set for itself.
 _PACKING = ("size", "crop", "channels", "intensity")
-_SHARED = ("metric", "bootstrap", "resample", "paper_spread", "labels")
+SHARED = ("metric", "bootstrap", "resample", "paper_spread", "labels")
 
 T = TypeVar("T")
 
@@ -261,7 +261,7 @@ def _downstream(raw: Mapping[str, Any], shared: Mapping[str, Any], where: str) -
     modes: dict[str, FinetuneConfig] = {}
     for mode in ("linear", "full"):
         section, given = raw.pop(mode, None) or {}, {**shared, "mode": mode}
-        fixed = (*_SET_BY_STUDY, *_SHARED)
+        fixed = (*SET_BY_STUDY, *SHARED)
         modes[mode] = build(FinetuneConfig, section, f"{where}.{mode}", shared=given, unset=fixed)
     downstream = build(Downstream, raw, where, shared=modes)
     if downstream.labels.salt:
@@ -335,7 +335,7 @@ def _plain_study(study: Study) -> dict[str, Any]:
         return {k: v for k, v in plain(config).items() if k not in names}
 
     def downstream(down: Downstream) -> dict[str, Any]:
-        modes = {mode: without(getattr(down, mode), *_SET_BY_STUDY, *_SHARED) for mode in ("linear", "full")}
+        modes = {mode: without(getattr(down, mode), *SET_BY_STUDY, *SHARED) for mode in ("linear", "full")}
         return {**without(down, "linear", "full"), "labels": without(down.labels, "salt"), **modes}
 
     def arm(name: str) -> dict[str, Any] | str:
