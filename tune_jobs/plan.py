@@ -12,7 +12,7 @@ from typing import Any
 from ssl_core.config import LabelsConfig, Mode, PretrainConfig
 from ssl_core.data.config import DatasetConfig
 from tune_jobs.stage import Demand, Stage
-from tune_jobs.study import Downstream, Study
+from tune_jobs.study import Downstream, Resources, Study
 
 #: Splits of which features are kept: all for probing, the test split for comparing a model before and after.
 ALL_SPLITS, TEST_SPLIT = [0, 1, 2], [2]
@@ -67,7 +67,7 @@ def _stages(study: Study, packed: Mapping[DatasetConfig, Stage]) -> Iterator[Sta
                     reference_pool.append(stage)
                     yield stage
                 continue
-            encoder = _pretrain(study, labels, config, data)
+            encoder = pretrain_stage(dataclasses.replace(config, seed=seed), study.resources, data.key, labels)
             yield encoder
             for fraction in study.downstream.linear_fractions:
                 yield _finetune(study, labels, "linear", fraction, data, encoder)
@@ -88,13 +88,15 @@ def _stages(study: Study, packed: Mapping[DatasetConfig, Stage]) -> Iterator[Sta
         yield _ks(study, reference_pool)
 
 
-def _pretrain(study: Study, labels: Mapping[str, Any], arm: PretrainConfig, data: Stage) -> Stage:
-    config = as_config(dataclasses.replace(arm, seed=labels["seed"]))
-    workers = study.resources.workers
+def pretrain_stage(
+    config: PretrainConfig, resources: Resources, data: str, labels: Mapping[str, Any] | None = None
+) -> Stage:
+    """Pretraining under `config`, its seed in it, on the dataset whose stage has the key `data`."""
+    values, workers = as_config(config), resources.workers
     if workers > 1:
-        config["workers"] = workers  # batch norm sees a worker's share of the batch, so the result differs
-    demand = dataclasses.replace(_demand(study), workers=workers, checkpoint_seconds=study.resources.checkpoint_seconds)
-    return Stage(kind="pretrain", config=config, inputs={"data": data.key}, labels=labels, demand=demand)
+        values["workers"] = workers  # batch norm sees a worker's share of the batch, so the result differs
+    demand = dataclasses.replace(demand_of(resources), workers=workers, checkpoint_seconds=resources.checkpoint_seconds)
+    return Stage(kind="pretrain", config=values, inputs={"data": data}, labels=labels or {}, demand=demand)
 
 
 def _finetune(
@@ -116,7 +118,8 @@ def _finetune(
     )
     inputs = {"data": data.key} | ({"encoder": pretrained.key} if pretrained else {})
     labels = {**labels, "mode": mode, "label_fraction": fraction}
-    return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=_demand(study))
+    demand = demand_of(study.resources)
+    return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=demand)
 
 
 def labels_of(downstream: Downstream, arm: str) -> LabelsConfig:
@@ -141,7 +144,7 @@ def _features(
         config={"splits": splits, **norm},
         inputs={"data": data.key, weights.kind: weights.key},
         labels={**labels, "of": of},
-        demand=_demand(study),
+        demand=demand_of(study.resources),
     )
 
 
@@ -190,9 +193,10 @@ def _tested_on(finetuning: Mapping[str, Any]) -> int | None:
     return finetuning["batch_size"] if finetuning["drop_last"] else None
 
 
-def _demand(study: Study) -> Demand:
-    accelerators = study.resources.accelerators
-    return Demand(cpus=study.resources.cpus, accelerators=None if accelerators == "auto" else accelerators)
+def demand_of(resources: Resources) -> Demand:
+    """What a stage of one worker asks for."""
+    accelerators = resources.accelerators
+    return Demand(cpus=resources.cpus, accelerators=None if accelerators == "auto" else accelerators)
 
 
 def _cpu(study: Study) -> Demand:
