@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from ssl_core.errors import ConfigError, nearest
-from tune_jobs.study import Study, resolve
+from tune_jobs.resolution import resolve
+from tune_jobs.study import Study
 
 PRESETS = Path(__file__).parent / "presets"
 

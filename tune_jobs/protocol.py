@@ -38,7 +38,7 @@ def departures(study: Study) -> dict[str, str]:
     Settings that arms do not share are named with their arm. Which arms there are, and what they put losses on, is the
     study's question and no departure.
     """
-    from tune_jobs.study import resolve
+    from tune_jobs.resolution import resolve
 
     settings = base(study.protocol, study.dataset.source)
     dataset = {**plain(study.dataset), "size": None, "crop": None, **settings.get("dataset", {})}

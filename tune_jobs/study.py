@@ -1,38 +1,35 @@
-"""A study: one question, one YAML file, resolved into one frozen, validated value before anything runs."""
+"""A study: one question, one YAML file, as one frozen value (`tune_jobs.resolution` makes it)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from analysis.config import KsConfig, ProbeConfig, ReuseConfig
 from ssl_core.config import (
-    AugmentConfig,
     EncoderConfig,
     FinetuneConfig,
     LabelsConfig,
     Metric,
-    Precision,
     PretrainConfig,
 )
 from ssl_core.data.config import DatasetConfig
-from ssl_core.errors import ConfigError, nearest
-from tune_jobs.protocol import PROTOCOLS, Protocol, base
-from tune_jobs.schema import build, merge, plain
+from ssl_core.errors import ConfigError
+from tune_jobs.protocol import Protocol
+from tune_jobs.schema import plain
+from tune_jobs.search.config import SearchConfig
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Of a fine-tuning: what the study sets, and what it sets for linear, full and probe alike.
 SET_BY_STUDY = ("mode", "fraction", "seed", "encoder")
 #: Of a dataset: what an arm may set for itself.
-_PACKING = ("size", "crop", "channels", "intensity")
+PACKING = ("size", "crop", "channels", "intensity")
 SHARED = ("metric", "bootstrap", "resample", "paper_spread", "labels")
-
-T = TypeVar("T")
+#: Of a search's score: what the study sets.
+SCORE_SET = ("metric", "bootstrap", "labels", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +97,7 @@ class Study:
     reuse: ReuseConfig | None
     reuse_fractions: tuple[float, ...]
     ks: KsConfig | None
+    search: SearchConfig | None
     resources: Resources
     tracking: Tracking
 
@@ -114,220 +112,6 @@ class Study:
         return yaml.safe_dump(_plain_study(self), sort_keys=False, allow_unicode=True, width=110)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """The YAML's top level. Sections whose defaults depend on others stay raw until they are merged."""
-
-    study: str
-    dataset: DatasetConfig
-    question: str = ""
-    protocol: Protocol = "recommended"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    baseline: str | None = None
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    normalise: bool = True
-    precision: Precision = "auto"
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    mse: dict[str, Any] = field(default_factory=dict)  # settings of every arm that has this loss
-    barlow: dict[str, Any] = field(default_factory=dict)
-    arms: dict[str, Any] = field(default_factory=dict)
-    downstream: dict[str, Any] = field(default_factory=dict)
-    probe: dict[str, Any] | None = field(default_factory=dict)
-    reuse: dict[str, Any] | None = field(default_factory=dict)
-    ks: dict[str, Any] | None = field(default_factory=dict)
-    resources: Resources = field(default_factory=Resources)
-    tracking: Tracking = field(default_factory=Tracking)
-
-
-def resolve(raw: Mapping[str, Any]) -> Study:
-    """A study from the parsed YAML, laid over the protocol it names; ConfigError names the key and the remedy."""
-    file, zero_init = _file(raw)
-    if not _NAME.fullmatch(file.study):
-        raise ConfigError(f"study: name {file.study!r} may hold letters, digits, - and _ alone")
-    _check_seeds(file.seeds)
-    shared = {
-        "encoder": file.encoder,
-        "augment": file.augment,
-        "normalise": file.normalise,
-        "precision": file.precision,
-    }
-    if not file.arms:
-        raise ConfigError("arms: name at least one, e.g. `arms: {moco: {}, supervised: scratch}`")
-    arms, apart, packed = {}, {}, {}
-    for name, given in file.arms.items():
-        arm = _arm_values(name, given)
-        if own := arm.pop("downstream", None):
-            apart[name] = _downstream(merge(file.downstream, own), shared, f"arms.{name}.downstream")
-        if own := arm.pop("dataset", None):
-            packed[name] = _repacked(file.dataset, own, f"arms.{name}.dataset")
-        arms[name] = _arm(name, arm, file, shared, zero_init)
-    baseline = file.baseline or next(iter(arms))
-    if baseline not in arms:
-        raise ConfigError(f"baseline: no arm is called {baseline!r}{nearest(baseline, arms)}")
-    downstream = _downstream(file.downstream, shared, "downstream")
-    for name, own in apart.items():
-        _check_comparable(name, own, downstream)
-    score = {"metric": downstream.metric, "bootstrap": downstream.bootstrap}
-    unset = ("fraction", "seed", "labels")
-    probe_fractions, probe = _section(ProbeConfig, file.probe, "probe", (1.0,), score, unset=unset)
-    small = tuple(f for f in downstream.fractions if f < 1) or downstream.fractions
-    reuse_fractions, reuse = _section(ReuseConfig, file.reuse, "reuse", small, {}, unset=("seed",))
-    _, ks = _section(KsConfig, file.ks, "ks", (), {"metric": downstream.metric}, unset=())
-    _check_fractions("probe.fractions", probe_fractions)
-    _check_fractions("reuse.fractions", reuse_fractions, known=downstream.fractions)
-    if ks is not None and 1.0 not in downstream.fractions:
-        raise ConfigError(
-            f"ks compares with a model trained on all labels: add 1.0 to downstream.fractions "
-            f"{list(downstream.fractions)}, or set `ks: null`"
-        )
-    return Study(
-        study=file.study,
-        question=file.question,
-        protocol=file.protocol,
-        dataset=file.dataset,
-        seeds=file.seeds,
-        baseline=baseline,
-        encoder=file.encoder,
-        arms=arms,
-        downstream=downstream,
-        tuned_apart={name: own for name, own in apart.items() if own != downstream},
-        packed_apart={name: own for name, own in packed.items() if own != file.dataset},
-        probe=probe,
-        probe_fractions=probe_fractions,
-        reuse=reuse,
-        reuse_fractions=reuse_fractions,
-        ks=ks,
-        resources=file.resources,
-        tracking=file.tracking,
-    )
-
-
-def _file(raw: Mapping[str, Any]) -> tuple[_File, bool]:
-    """The top level over its protocol's settings, and whether residuals are zero-initialised by the arm's losses."""
-    protocol = raw.get("protocol", "recommended")
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol: there is no {protocol!r}{nearest(str(protocol), PROTOCOLS)}")
-    dataset = raw.get("dataset")
-    source = dataset.get("source") if isinstance(dataset, Mapping) else None
-    values = merge(base(protocol, source), raw)
-    encoder, by_losses = _zero_init(values.get("encoder"))
-    return build(_File, values if encoder is None else {**values, "encoder": encoder}, ""), by_losses
-
-
-def _zero_init(encoder: Any) -> tuple[Any, bool]:
-    """`zero_init_residual: block_losses` is no setting of an encoder but a rule: true for arms that have any."""
-    if not isinstance(encoder, Mapping) or encoder.get("zero_init_residual") != "block_losses":
-        return encoder, False
-    return {**encoder, "zero_init_residual": False}, True
-
-
-def _arm_values(name: str, arm: Any) -> dict[str, Any]:
-    where = f"arms.{name}"
-    if not _NAME.fullmatch(str(name)):
-        raise ConfigError(f"{where}: an arm's name may hold letters, digits, - and _ alone")
-    if arm == "scratch":
-        return {"scratch": True}
-    if arm is not None and not isinstance(arm, dict):
-        raise ConfigError(
-            f"{where}: {arm!r} is no arm; write settings of its pretraining, {{}} for none of its own, "
-            "or the word scratch for no pretraining"
-        )
-    return dict(arm or {})
-
-
-def _arm(
-    name: str, arm: dict[str, Any], file: _File, shared: Mapping[str, Any], zero_init: bool
-) -> PretrainConfig | None:
-    where = f"arms.{name}"
-    if arm.pop("scratch", False):
-        if arm:
-            raise ConfigError(f"{where}.{next(iter(arm))}: an arm without pretraining has downstream settings alone")
-        return None
-    values = merge(file.pretrain, arm)
-    for loss, settings in (("mse", file.mse), ("barlow", file.barlow)):
-        if isinstance(values.get(loss), Mapping):
-            values[loss] = merge(settings, values[loss])
-    own = arm.get("encoder")
-    encoder, by_losses = _zero_init(own)
-    if by_losses or (zero_init and not (isinstance(own, Mapping) and "zero_init_residual" in own)):
-        has_losses = values.get("mse") is not None or values.get("barlow") is not None
-        values["encoder"] = {**(encoder or {}), "zero_init_residual": has_losses}
-    return build(PretrainConfig, values, where, shared=shared, unset=("seed",))
-
-
-def _downstream(raw: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Downstream:
-    raw = dict(raw)
-    modes: dict[str, FinetuneConfig] = {}
-    for mode in ("linear", "full"):
-        section, given = raw.pop(mode, None) or {}, {**shared, "mode": mode}
-        fixed = (*SET_BY_STUDY, *SHARED)
-        modes[mode] = build(FinetuneConfig, section, f"{where}.{mode}", shared=given, unset=fixed)
-    downstream = build(Downstream, raw, where, shared=modes)
-    if downstream.labels.salt:
-        raise ConfigError(f"{where}.labels.salt: is set by the study itself (per_arm)")
-    _check_fractions(f"{where}.fractions", downstream.fractions)
-    _check_fractions(f"{where}.linear_fractions", downstream.linear_fractions)
-    return downstream
-
-
-def _repacked(dataset: DatasetConfig, own: Any, where: str) -> DatasetConfig:
-    """The study's images packed otherwise for one arm: the same images, labels and splits."""
-    for key in own if isinstance(own, Mapping) else ():
-        if key not in _PACKING:
-            raise ConfigError(
-                f"{where}.{key}: arms are compared on the same images; only {', '.join(_PACKING)} may be an arm's own"
-            )
-    return build(DatasetConfig, merge(plain(dataset), own) if isinstance(own, Mapping) else own, where)
-
-
-def _check_comparable(name: str, own: Downstream, study: Downstream) -> None:
-    """Arms of a study are compared at the same fractions in the same metric."""
-    for key in ("metric", "fractions", "linear_fractions"):
-        if getattr(own, key) != getattr(study, key):
-            raise ConfigError(f"arms.{name}.downstream.{key}: arms are compared in one {key}; set downstream.{key}")
-
-
-def _section(
-    cls: type[T],
-    raw: Mapping[str, Any] | None,
-    where: str,
-    fractions: tuple[float, ...],
-    shared: Mapping[str, Any],
-    *,
-    unset: tuple[str, ...],
-) -> tuple[tuple[float, ...], T | None]:
-    """An analysis' label fractions and config; null in the YAML leaves the analysis out."""
-    if raw is None:
-        return (), None
-    raw = dict(raw)
-    if fractions and "fractions" in raw:
-        fractions = build(_Fractions, {"fractions": raw.pop("fractions")}, where).fractions
-    return fractions, build(cls, raw, where, shared=shared, unset=unset, also=("fractions",) if fractions else ())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fractions:
-    fractions: tuple[float, ...]
-
-
-def _check_fractions(where: str, fractions: tuple[float, ...], known: tuple[float, ...] | None = None) -> None:
-    for fraction in fractions:
-        if not 0 < fraction <= 1:
-            raise ConfigError(f"{where}: {fraction} must lie in (0, 1]; 0.01 is one percent of the training labels")
-        if known is not None and fraction not in known:
-            raise ConfigError(f"{where}: {fraction} is not among downstream.fractions {list(known)}; add it there")
-    if len(set(fractions)) < len(fractions):
-        raise ConfigError(f"{where}: a fraction is named twice in {list(fractions)}")
-
-
-def _check_seeds(seeds: tuple[int, ...]) -> None:
-    if not seeds:
-        raise ConfigError("seeds: name at least one, e.g. `seeds: [0, 1, 2]`")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds: {list(seeds)} must be distinct and not negative")
-
-
 def _plain_study(study: Study) -> dict[str, Any]:
     """The resolved study in the schema of its YAML: what the study sets itself is left out again."""
 
@@ -338,13 +122,18 @@ def _plain_study(study: Study) -> dict[str, Any]:
         modes = {mode: without(getattr(down, mode), *SET_BY_STUDY, *SHARED) for mode in ("linear", "full")}
         return {**without(down, "linear", "full"), "labels": without(down.labels, "salt"), **modes}
 
+    def search(config: SearchConfig) -> dict[str, Any]:
+        bases = {loss: without(base, "seed") for loss, base in config.bases.items()}
+        said = {**without(config, "space", "bases", "score"), "score": without(config.score, *SCORE_SET)}
+        return {"space": plain(config.space.raw), **said, "bases": bases}
+
     def arm(name: str) -> dict[str, Any] | str:
         config = study.arms[name]
         values: dict[str, Any] = {"scratch": True} if config is None else without(config, "seed")
         if own := study.tuned_apart.get(name):
             values["downstream"] = downstream(own)
         if packed := study.packed_apart.get(name):
-            values["dataset"] = {key: plain(getattr(packed, key)) for key in _PACKING}
+            values["dataset"] = {key: plain(getattr(packed, key)) for key in PACKING}
         return "scratch" if values == {"scratch": True} else values
 
     return {
@@ -361,6 +150,7 @@ def _plain_study(study: Study) -> dict[str, Any]:
         and {**without(study.probe, "fraction", "seed", "labels"), "fractions": list(study.probe_fractions)},
         "reuse": study.reuse and {**without(study.reuse, "seed"), "fractions": list(study.reuse_fractions)},
         "ks": study.ks and plain(study.ks),
+        "search": study.search and search(study.search),
         "resources": plain(study.resources),
         "tracking": plain(study.tracking),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from tune_jobs.study import Study, resolve
+from tune_jobs.resolution import resolve
+from tune_jobs.study import Study
 
 MINIATURE: dict[str, Any] = {
     "study": "miniature",

@@ -8,8 +8,9 @@ import pytest
 from studies import miniature, raw
 
 from tune_jobs.plan import Plan, plan
+from tune_jobs.resolution import resolve
 from tune_jobs.stage import VERSIONS, Stage, canonical
-from tune_jobs.study import Study, resolve
+from tune_jobs.study import Study
 
 FINGERPRINT = "f" * 64
 

@@ -25,8 +25,9 @@ from tune_jobs.loading import load
 from tune_jobs.overview import overview, protocol_lines
 from tune_jobs.plan import plan
 from tune_jobs.protocol import PROTOCOLS, base, departures
+from tune_jobs.resolution import resolve
 from tune_jobs.schema import leaves, plain
-from tune_jobs.study import Study, resolve
+from tune_jobs.study import Study
 
 PAPERS = ("cxr14", "eyepacs", "idc")
 

@@ -15,8 +15,9 @@ from tune_jobs.audit import accepted, enforce, opened
 from tune_jobs.inspection import inspect
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready, queues, warnings
+from tune_jobs.resolution import resolve
 from tune_jobs.store import Store
-from tune_jobs.study import Study, resolve
+from tune_jobs.study import Study
 
 
 def leaky(folder: Path, **settings: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from studies import miniature, raw
 
 from ssl_core.errors import ConfigError
 from tune_jobs.loading import PRESETS, load
-from tune_jobs.study import resolve
+from tune_jobs.resolution import resolve
 
 
 def with_value(path: str, value: Any) -> dict[str, Any]:

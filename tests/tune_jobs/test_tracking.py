@@ -25,9 +25,10 @@ from sqlalchemy.engine import Engine
 
 from ssl_core.errors import ConfigError, StageError
 from tune_jobs.plan import Plan, plan
+from tune_jobs.resolution import resolve
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
-from tune_jobs.study import Study, resolve
+from tune_jobs.study import Study
 from tune_jobs.tracking import Follower, TrackingError, default_uri, mask, sync, ui_command
 from tune_jobs.tracking_client import IMPATIENCE, connect, reason
 from tune_jobs.tracking_facts import Record, allowed, finite, flatten, summary
