@@ -10,6 +10,9 @@ _ARMS = {
     "moco_mse": "MoCo + MSE",
     "moco_barlow": "MoCo + Barlow Twins",
     "supervised": "Supervised",
+    "paper_moco": "Paper: MoCo",
+    "paper_mse": "Paper: MoCo + MSE",
+    "paper_barlow": "Paper: MoCo + Barlow Twins",
 }
 _METRICS = {
     "auroc": "AUROC",

@@ -20,6 +20,7 @@ from analysis.tables import NAMES, Finished
 KINDS = {
     "data": "packing the dataset",
     "pretrain": "pretraining",
+    "score": "scoring trials on validation",
     "finetune": "fine-tuning",
     "features": "extracting features",
     "probe": "probing",
@@ -101,25 +102,26 @@ def _parts(label: object) -> list[str]:
 
 def verdict_rows(judged: DataFrame, facts: Facts) -> list[dict[str, str]]:
     """The comparisons of Tables 1 and 2 on the study's score, as text."""
-    rows = []
-    for row in main_comparisons(judged, metric=facts.metric, baseline=facts.compared_with).to_dict("records"):
-        training = "Linear" if row["table"] == "linear" else "Full"
-        short = row["verdict"].startswith("needs more seeds")
-        known = pd.notna(row["low"])
-        low, high = (_signed(row[end], facts.metric) if known else "" for end in ("low", "high"))
-        rows.append(
-            {
-                "where": f"{training}, {percent(row['label_fraction'])}",
-                "arm": arm_name(row["arm"]),
-                "against": arm_name(row["against"]),
-                "effect": _signed(row["effect"], facts.metric) if pd.notna(row["effect"]) else "–",
-                "interval": f"{low} to {high}" if known else "–",
-                "seeds": str(row["n"]),
-                "p": _p_value(row["p_holm"]),
-                "verdict": f"needs at least {row['seeds_needed']} seeds" if short else row["verdict"],
-            }
-        )
-    return rows
+    rows = main_comparisons(judged, metric=facts.metric, baseline=facts.compared_with)
+    return [verdict_row(row, facts.metric) for row in rows.to_dict("records")]
+
+
+def verdict_row(row: Mapping[Any, Any], metric: str) -> dict[str, str]:
+    """One comparison of verdicts.csv as text."""
+    training = "Linear" if row["table"] == "linear" else "Full"
+    short = row["verdict"].startswith("needs more seeds")
+    known = pd.notna(row["low"])
+    low, high = (signed(row[end], metric) if known else "" for end in ("low", "high"))
+    return {
+        "where": f"{training}, {percent(row['label_fraction'])}",
+        "arm": arm_name(row["arm"]),
+        "against": arm_name(row["against"]),
+        "effect": signed(row["effect"], metric) if pd.notna(row["effect"]) else "–",
+        "interval": f"{low} to {high}" if known else "–",
+        "seeds": str(row["n"]),
+        "p": _p_value(row["p_holm"]),
+        "verdict": f"needs at least {row['seeds_needed']} seeds" if short else row["verdict"],
+    }
 
 
 #: The paper's tables in a few words, and the mark of a note below.
@@ -175,7 +177,7 @@ def _beside_row(row: Mapping[Any, Any]) -> dict[str, str]:
         "formula": _range(row["paper_low"], row["paper_high"], 2),
         "paper": (row["printed"] or MISSING) + (_NOTED if row["note"] and not printed else ""),
         "paper_interval": printed + (_NOTED if row["note"] and printed else "") if printed else MISSING,
-        "difference": MISSING if pd.isna(row["difference"]) else _signed(row["difference"], metric),
+        "difference": MISSING if pd.isna(row["difference"]) else signed(row["difference"], metric),
     }
 
 
@@ -186,7 +188,8 @@ def _range(low: Any, high: Any, decimals: int) -> str:
     return f"{100 * low:.{decimals}f}–{100 * high:.{decimals}f}"
 
 
-def _signed(value: float, metric: str) -> str:
+def signed(value: float, metric: str) -> str:
+    """A difference with its sign."""
     text = number(value, metric)
     return f"+{text}" if value > 0 and text.strip("0.") else text
 

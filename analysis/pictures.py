@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -15,7 +16,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from analysis import drawing, figures
+from analysis import drawing, figures, search_figures, search_space_figures
+from analysis.search import MAXIMISED, SearchFindings, ranked
+from analysis.search_axis import varied
 from analysis.tables import Finished
 
 
@@ -100,6 +103,58 @@ def pictures(
             )
         )
     return found
+
+
+def search_pictures(search: SearchFindings) -> list[Picture]:
+    """The figures that a search's trials allow so far."""
+    first, space = search_figures, search_space_figures
+    several, found = len(varied(search)) > 0, len(ranked(search))
+    made = [
+        (
+            len(search.trials),
+            *("search_history", first.history_alt, first.history),
+            "A line that stays level while trials go on was found early, or the search has run dry. The line can only "
+            "improve with more trials, whatever the parameters do.",
+        ),
+        (
+            len(search.importances),
+            *("search_importances", space.importances_alt, space.importances),
+            "Long bars are parameters worth setting with care in this space; short ones did little within the ranges "
+            "that were searched, on the trials that completed.",
+        ),
+        (
+            found and several,
+            *("search_slices", space.slices_alt, space.slices),
+            "A point is a completed trial at its value of the parameter, all others differing too; a tick at the foot "
+            "is one that was stopped early. Many ticks and few points: the scheduler gave up on those values.",
+        ),
+        (
+            found > 1 and several,
+            *("search_parallel", space.parallel_alt, space.parallel),
+            "Follow a line downwards for one trial’s settings; its last point is its value. Where the coloured lines "
+            "meet, the best trials agree; where they part, the parameter was not what made them good.",
+        ),
+        (
+            len(search.curves),
+            *("search_curves", first.curves_alt, first.curves),
+            "Lines that cross after the point where others were stopped show what stopping early cannot see.",
+        ),
+        (
+            found and len(search.objectives) > 1,
+            *("search_pareto", first.pareto_alt, first.pareto),
+            f"{'Up' if search.main in MAXIMISED else 'Down'} and to the left is better. Each filled point is the best that was found at its price; which of them is "
+            "worth it is not a question for a search.",
+        ),
+    ]
+    return [
+        Picture(name, alt(search), reading, partial(_drawn, draw, search))
+        for there, name, alt, draw, reading in made
+        if there
+    ]
+
+
+def _drawn(draw: Callable[..., Figure], search: SearchFindings, narrow: bool) -> Figure:
+    return draw(search, narrow=narrow)
 
 
 def embed(picture: Picture, folder: Path) -> dict[str, object]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -95,20 +96,57 @@ def _probabilities(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(validation, test) probabilities [N, K] of one block's classifier."""
     features = found.blocks[block]
-    train = np.asarray(features[labelled])  # (n, C)
-    mean, std = train.mean(axis=0), train.std(axis=0)
+    fitted = fit(config, found, np.asarray(features[labelled]), labelled, np.asarray(features[val]), val)
+    return fitted.probabilities(features[val]), fitted.probabilities(features[test])
+
+
+class Labelled(Protocol):
+    """What a probe must know of the images beside their features: a dataset, or features that were extracted."""
+
+    @property
+    def labels(self) -> NDArray[Any]: ...  # [N] or [N, L]
+    @property
+    def task(self) -> Task: ...
+    @property
+    def n_outputs(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear classifier, and the standardisation of its inputs."""
+
+    classifier: nn.Linear
+    mean: NDArray[np.float32]  # (C,)
+    std: NDArray[np.float32]
+    task: Task
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Features (N, C) -> probabilities (N, K)."""
+        return _predict(self.classifier, _standardised(features, self.mean, self.std), self.task)
+
+
+def fit(
+    config: ProbeConfig,
+    found: Labelled,
+    x: NDArray[np.float32],  # (n, C)
+    labelled: NDArray[np.int64],
+    x_val: NDArray[np.float32],  # (m, C)
+    val: NDArray[np.int64],
+) -> Probe:
+    """Train on the features of the rows `labelled`; keep the epoch that is best on those of the rows `val`."""
+    mean, std = x.mean(axis=0), x.std(axis=0)
     std[std < 1e-6] = 1.0  # a channel that no labelled image moves stays as small as it is
+    x_train, x_held = (_standardised(features, mean, std) for features in (x, x_val))
+    return Probe(_train(config, found, x_train, labelled, x_held, val), mean, std, found.task)
 
-    def standardised(rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy((features[rows] - mean) / std)
 
-    classifier = _train(config, found, standardised(labelled), labelled, standardised(val), val)
-    return _predict(classifier, standardised(val), found.task), _predict(classifier, standardised(test), found.task)
+def _standardised(x: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy((x - mean) / std)
 
 
 def _train(
     config: ProbeConfig,
-    found: Features,
+    found: Labelled,
     x: Tensor,  # (n, C)
     labelled: NDArray[np.int64],
     x_val: Tensor,

@@ -10,11 +10,12 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import beside, description, packed
+from analysis import beside, description, packed, search_page, search_sentences
 from analysis.facts import Facts
 from analysis.names import arm_name, metric_name
 from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
-from analysis.pictures import embed, pictures
+from analysis.pictures import embed, pictures, search_pictures
+from analysis.search import SearchFindings
 from analysis.summary import judge, sentences
 from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
 
@@ -36,7 +37,13 @@ _PAPER_HEADS = {
 }
 
 
-def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, report_folder: Path) -> Path:
+def build(
+    facts: Facts,
+    finished: Sequence[Finished],
+    tables_folder: Path,
+    report_folder: Path,
+    search: SearchFindings | None = None,
+) -> Path:
     """Write tables/*.csv and report/{index.html, report.md, *.tex, *.png, *.svg}; returns index.html.
 
     Works on any part of a study: what is missing is named on the page. The same stages give the same files, in
@@ -63,7 +70,13 @@ def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, repor
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
     if paper:
         tables["beside_paper"] = paper["table"]
-    before, after = _markdown_frame(facts, summary, verdicts, caveats, paper)
+    searched = search_page.section(search, tables["verdicts"], facts) if search else None
+    search_drawn = search_pictures(search) if search else []
+    if search and searched:
+        summary.append(search_sentences.summary(search))
+        searched["markdown"] = search_page.section_markdown(searched, [picture.name for picture in search_drawn])
+    before, after = _markdown_frame(facts, summary, verdicts, caveats, paper, searched)
+    search_page.write(search, tables_folder)
     write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
     drawn = pictures(
         tables,
@@ -81,7 +94,8 @@ def build(facts: Facts, finished: Sequence[Finished], tables_folder: Path, repor
         "verdicts": verdicts,
         "paper": paper,
         "versus": versus.pop() if len(versus) == 1 else None,
-        "pictures": {picture.name: embed(picture, report_folder) for picture in drawn},
+        "pictures": {picture.name: embed(picture, report_folder) for picture in [*drawn, *search_drawn]},
+        "search": searched,
         "costs": cost_rows(finished),
         "accepted": ACCEPTED,
         "labels": _link(tables_folder / "labels.csv", report_folder),
@@ -184,6 +198,7 @@ def _markdown_frame(
     verdicts: Sequence[Mapping[str, str]],
     caveats: Sequence[tuple[str, str]],
     paper: Mapping[str, Any] | None,
+    searched: Mapping[str, Any] | None,
 ) -> tuple[str, str]:
     """What report.md says before its tables and after them."""
     safe = markdown_text
@@ -196,6 +211,8 @@ def _markdown_frame(
     after = []
     if verdicts:
         after += ["## Verdicts over seeds", markdown(DataFrame(verdicts).set_index("where")).strip()]
+    if searched:
+        after.append(searched["markdown"])
     if paper:
         after += [f"## {safe(paper['heading'])}", *map(safe, paper["reading"]), *_paper_markdown(paper)]
     after += [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -52,3 +55,30 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return images
     return images.pin_memory().to(device, non_blocking=True)
+
+
+class PeakMemory:
+    """The most memory in use since this was made: on an accelerator by tensors, on a CPU by this process as a whole."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed and the allocator kept is not ours
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # from now on VmHWM is the peak since now
+        except OSError:
+            self.known = False
+
+    def read(self) -> int | None:
+        """Bytes; None where the system does not tell (on a CPU, all but Linux)."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        if not self.known:
+            return None
+        status = Path("/proc/self/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024  # "VmHWM:   123456 kB"

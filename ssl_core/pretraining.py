@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ from ssl_core.terms import read_terms
 
 log = logging.getLogger(__name__)
 
+#: Says something of an encoder after so many epochs, e.g. how well it does on validation images.
+Evaluate = Callable[[Encoder, int], Mapping[str, float]]
+
 #: Steps between looks at the losses on an accelerator, where a look waits for all that was asked of it so far.
 CHECK_EVERY = 50
 
@@ -47,6 +50,7 @@ def pretrain(
     *,
     checkpoint_seconds: float = 60.0,
     device: str | torch.device | None = None,
+    evaluate: Evaluate | None = None,
 ) -> None:
     """Pretrain on the training split; leave `encoder.pt`, `metrics.jsonl` and `checkpoint.pt` in `workdir`.
 
@@ -55,6 +59,9 @@ def pretrain(
     epoch's means once an epoch; `kept_epoch` among them is the epoch whose encoder is left if the run ends there. In an
     initialised torch.distributed group every worker calls this with the same arguments and, on a resume, the same
     checkpoint in its `workdir`; worker 0 writes the files.
+
+    `evaluate` is called on worker 0 at each epoch's end with a copy of the query encoder in eval mode and the number of
+    epochs done; what it returns joins that epoch's `reporter.metrics` and nothing else. The run is the same without it.
 
     Raises ConfigError if the configuration does not fit the dataset, CheckpointError if the checkpoint is damaged or
     another configuration's, NonFiniteError naming the step and the term if a loss becomes NaN or infinite.
@@ -70,7 +77,8 @@ def pretrain(
         values = run.end_epoch(run.train_epoch() | run.validate())
         if metrics:
             metrics.append(values)
-        reporter.metrics(values)
+        found = evaluate(run.current_encoder().eval(), run.epoch) if evaluate and writes else {}
+        reporter.metrics({**values, **found})
         due = time.monotonic() - saved_at >= checkpoint_seconds or run.finished
         if distributed.agree(due):
             if writes:
@@ -236,10 +244,14 @@ class Pretraining:
 
     def kept_encoder(self) -> Encoder:
         """The encoder that the run leaves: of the last epoch, or with `keep: best` of the best."""
-        encoder = copy.deepcopy(self.moco.query.encoder)
+        encoder = self.current_encoder()
         if self.best is not None:
             encoder.load_state_dict(self.best)
         return encoder
+
+    def current_encoder(self) -> Encoder:
+        """A copy of the query encoder as it is: whatever becomes of it, the run goes on as if nobody had asked."""
+        return copy.deepcopy(self.moco.query.encoder)
 
     def save(self, path: Path) -> None:
         """Everything that `restore` needs to go on as if the run had not stopped."""

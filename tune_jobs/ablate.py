@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_jobs.audit import enforce
 from tune_jobs.cluster import RayRunner, check_fits, joined_ray, local_ray
@@ -23,10 +23,14 @@ from tune_jobs.origin import git_commit
 from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
-from tune_jobs.readiness import checked, make_ready
+from tune_jobs.readiness import Ready, checked, make_ready
+from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.watch import Watch, one_line
+
+if TYPE_CHECKING:
+    from tune_jobs.tracking import Synced
 
 
 @dataclass
@@ -62,31 +66,60 @@ class Result:
 def ablate(study: Study, *, root: Path, address: str | None, command: str) -> Result:
     """Run what is not finished, write tables and report, bring MLflow up to date.
 
-    Raises InputError before anything has run; KeyboardInterrupt on Ctrl-C or SIGTERM, with finished stages kept.
+    A study whose search has come to its end is run with the search's best trials as arms (`promoted`). Raises
+    InputError before anything has run; KeyboardInterrupt on Ctrl-C or SIGTERM, with finished stages kept.
     """
-    clock = time.monotonic()
-    store = Store(root)
-    with running(study.study, store), _terminable():
-        full = planned(study, store)
-        if address is None:  # a cluster's capacity is known once it is joined
-            check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
-        facts = {"git_commit": git_commit()}
-        ready = make_ready(store, full, facts, on_ray=ray_at(address))
-        enforce(study, ready.audit)
-        for note in checked(study, ready):
-            print(f"note: {note}", file=sys.stderr)
-        if said := ", ".join(finding.name for finding in ready.audit.findings):
-            print(f"note: the audit found {said}; `intermoco data` and the report say more", file=sys.stderr)
-        folder = store.root / study.study
-        (folder / "study.yaml").write_text(study.to_yaml())
-        outcome = _execute(study, full, store, address, facts)
-        outcome.cached = [key for key in outcome.cached if key not in ready.made]
-        outcome.executed = [*ready.made, *outcome.executed]
-        _write_failures(folder, full, outcome)
-        errors = {full.by_key[k].name: one_line(e) for k, e in outcome.failed.items()}
-        written = write_report(study, full, store, errors, command)
-        late = track(study, full, store)
-        written["tracking"] = tracking_uri(study, store, masked=True)
+    clock, store = time.monotonic(), Store(root)
+    with running(study.study, store), terminable():
+        return complete(begin(study, store, address, command), clock)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A study whose data is packed, audited and fit for it: what its stages, or its trials, can start from."""
+
+    study: Study
+    plan: Plan
+    store: Store
+    address: str | None
+    command: str  # to be typed again
+    facts: Mapping[str, Any]  # of every manifest
+    ready: Ready
+
+
+def begin(study: Study, store: Store, address: str | None, command: str) -> Begun:
+    """Find bad input before anything runs; pack and audit what is not yet."""
+    full = planned(study, store)
+    if address is None:  # a cluster's capacity is known once it is joined
+        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
+    facts = {"git_commit": git_commit()}
+    ready = make_ready(store, full, facts, on_ray=ray_at(address))
+    enforce(study, ready.audit)
+    for note in checked(study, ready):
+        print(f"note: {note}", file=sys.stderr)
+    if said := ", ".join(finding.name for finding in ready.audit.findings):
+        print(f"note: the audit found {said}; `intermoco data` and the report say more", file=sys.stderr)
+    return Begun(study, full, store, address, command, facts, ready)
+
+
+def complete(begun: Begun, clock: float) -> Result:
+    """Run the stages, then write what they say; `clock` is when all of it began."""
+    store = begun.store
+    found = promoted(begun.study, begun.plan, store)
+    study, full = found.study, found.plan
+    if found.arms:
+        checked(study, begun.ready)
+    folder = store.root / study.study
+    (folder / "study.yaml").write_text(begun.study.to_yaml())
+    outcome = _execute(study, full, store, begun.address, begun.facts)
+    made = begun.ready.made
+    outcome.cached = [key for key in outcome.cached if key not in made]
+    outcome.executed = [*made, *outcome.executed]
+    _write_failures(folder, full, outcome)
+    errors = {full.by_key[k].name: one_line(e) for k, e in outcome.failed.items()}
+    written = write_report(found, store, errors, begun.command)
+    late = track(found, store)
+    written["tracking"] = tracking_uri(study, store, masked=True)
     return Result(study.study, study.downstream.metric, outcome, full, time.monotonic() - clock, written, late)
 
 
@@ -98,18 +131,24 @@ def tracking_uri(study: Study, store: Store, *, masked: bool = False) -> str:
     return mask(uri) if masked else uri
 
 
-def track(study: Study, full: Plan, store: Store) -> str | None:
-    """Replay finished stages into MLflow; what hindered it, in words, if something did."""
-    from tune_jobs.tracking import sync
-
-    uri = tracking_uri(study, store)
+def track(found: Promoted, store: Store) -> str | None:
+    """Replay finished stages and trials into MLflow; what hindered it, in words, if something did."""
+    study = found.study
     try:
-        sync(study, full, store, uri=uri, folder=store.root / study.study)
+        replay(found, store)
     except Exception as error:  # MLflow and its stores raise many kinds; none may cost the study its result
         return (
             f"MLflow at {tracking_uri(study, store, masked=True)} is behind ({one_line(error)}); run `intermoco sync`"
         )
     return None
+
+
+def replay(found: Promoted, store: Store) -> Synced:
+    """Bring MLflow to what the study's finished stages and trials say."""
+    from tune_jobs.tracking import sync
+
+    study = found.study
+    return sync(study, found.plan, store, uri=tracking_uri(study, store), folder=store.root / study.study)
 
 
 def _execute(study: Study, full: Plan, store: Store, address: str | None, facts: Mapping[str, Any]) -> Outcome:
@@ -134,7 +173,9 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
 
 
 def ray_at(address: str | None) -> Start:
-    """What joins the Ray at an address, or starts and stops a local one."""
+    """What joins the Ray at an address, or starts and stops a local one; nothing where one is joined already."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return contextlib.nullcontext
     return (lambda: joined_ray(address)) if address else local_ray
 
 
@@ -158,7 +199,7 @@ def _write_failures(folder: Path, full: Plan, outcome: Outcome) -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM stops a run as Ctrl-C does: cleanly, resumable."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tune_jobs.ablate import Result
     from tune_jobs.inspection import Inspection
     from tune_jobs.plan import Plan
+    from tune_jobs.search.promotion import Promoted
+    from tune_jobs.search.search import Searched
     from tune_jobs.store import Store
     from tune_jobs.study import Study
 
@@ -79,6 +81,40 @@ def ablate(
 
 
 @app.command()
+def search(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    address: AddressOption = None,
+    dry_run: DryOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a study's space with Ray Tune and Optuna, then run the study with the best trials as arms."""
+    from tune_jobs.loading import load
+    from tune_jobs.search.search import require_search
+
+    resolved = load(study, overrides or ())
+    require_search(resolved)
+    if dry_run:
+        _print_plan(resolved, output, as_json)
+        return
+    from tune_jobs.search.search import search as run
+
+    command = _command()
+    try:
+        searched = run(resolved, root=output, address=address, command=command)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished trials and stages are kept; go on with: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _print_trials(searched)
+    _print_result(searched.result)
+    if as_json:
+        print(json.dumps(searched.as_json()))
+    if searched.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     study: StudyArgument,
     overrides: SetOption = None,
@@ -88,11 +124,11 @@ def report(
     """Rebuild tables and report from finished stages; compute nothing."""
     from tune_jobs.findings import write_report
 
-    resolved, full, store = _opened(study, overrides, output)
-    written = write_report(resolved, full, store, {}, _command("ablate"), always=True)
+    found, store = _opened(study, overrides, output)
+    written = write_report(found, store, {}, _command("search" if found.study.search else "ablate"), always=True)
     print(f"report  {written['report']}")
     if as_json:
-        print(json.dumps({"study": resolved.study, **_counts(full, store), **written}))
+        print(json.dumps({"study": found.study.study, **_counts(found.plan, store), **written}))
 
 
 @app.command()
@@ -126,17 +162,17 @@ def sync(
 ) -> None:
     """Replay finished stages into MLflow; replaying twice changes nothing."""
     from tune_jobs import tracking
-    from tune_jobs.ablate import tracking_uri
+    from tune_jobs.ablate import replay, tracking_uri
 
-    resolved, full, store = _opened(study, overrides, output)
-    uri = tracking_uri(resolved, store)
+    found, store = _opened(study, overrides, output)
+    uri = tracking_uri(found.study, store)
     try:
-        done = tracking.sync(resolved, full, store, uri=uri, folder=store.root / resolved.study)
+        done = replay(found, store)
     except Exception as error:  # MLflow and its stores raise many kinds
         raise IntermocoError(f"MLflow at {tracking.mask(uri)}: {str(error).splitlines()[0]}") from error
     print(f"MLflow at {tracking.mask(uri)}: {done.created} runs written, {done.already_there} already there")
     if as_json:
-        print(json.dumps({"study": resolved.study, "created": done.created, "already_there": done.already_there,
+        print(json.dumps({"study": found.study.study, "created": done.created, "already_there": done.already_there,
                           "tracking": tracking.mask(uri)}))  # fmt: skip
 
 
@@ -185,20 +221,22 @@ def _command(verb: str | None = None) -> str:
     return shlex.join(["intermoco", *([verb, *words[1:]] if verb else words)])
 
 
-def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Study, Plan, Store]:
-    """A study that was run before, its plan and its store; InputError where nothing of it is finished."""
+def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Promoted, Store]:
+    """A study that was run before, with its plan, and its store; InputError where nothing of it is finished."""
     from tune_jobs.loading import load
     from tune_jobs.prepare import planned
+    from tune_jobs.search.promotion import promoted
     from tune_jobs.store import Store
 
     resolved, store = load(study, overrides or ()), Store(output)
     full = planned(resolved, store, remember=False)
     if not store.finished(next(full.of_kind("data"))):
+        verb = "search" if resolved.search else "ablate"
         raise InputError(
-            f"nothing of this study is finished in {store.root}: run `intermoco ablate` first, with the same "
+            f"nothing of this study is finished in {store.root}: run `intermoco {verb}` first, with the same "
             "--output and --set"
         )
-    return resolved, full, store
+    return promoted(resolved, full, store), store
 
 
 def _counts(full: Plan, store: Store) -> dict[str, int]:
@@ -258,6 +296,20 @@ def _print_result(result: Result) -> None:
         print(result.late, file=sys.stderr)
     print(f"report  {result.written['report']}")
     print(f"MLflow  {result.written['tracking']}  (intermoco ui)")
+
+
+def _print_trials(searched: Searched) -> None:
+    """What became of the trials, and the best of them beside the paper's settings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*searched.header, box=None, title=searched.title, title_justify="left")
+    for row in searched.rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)
+    for name, error in searched.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    print(searched.sentence)
 
 
 def _print_data(seen: Inspection) -> None:

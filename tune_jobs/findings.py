@@ -18,17 +18,21 @@ from tune_jobs.plan import Plan, as_config
 from tune_jobs.prepare import summary
 from tune_jobs.protocol import departures
 from tune_jobs.readiness import queues, warnings
+from tune_jobs.search.findings import search_findings
+from tune_jobs.search.promotion import Promoted
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import SHARED, Study
 
 if TYPE_CHECKING:
+    from analysis.search import SearchFindings
+
     from analysis.report import Facts
     from analysis.tables import Finished
 
 
 def write_report(
-    study: Study, full: Plan, store: Store, failed: Mapping[str, str], command: str, *, always: bool = False
+    found: Promoted, store: Store, failed: Mapping[str, str], command: str, *, always: bool = False
 ) -> dict[str, Any]:
     """Tables and page from what is finished; returns their paths. Built anew where what they show has changed.
 
@@ -37,6 +41,7 @@ def write_report(
     """
     from analysis.report import Facts, build
 
+    study, full = found.study, found.plan
     folder = store.root / study.study
     data = next(full.of_kind("data"))
     finished = [_finished(s, store) for s in full.stages if store.finished(s)]
@@ -62,11 +67,12 @@ def write_report(
         failed={**waiting, **failed},
     )
     page, mark = folder / "report" / "index.html", folder / "report" / ".shows"
-    shows = _digest(facts, finished)
+    searched = search_findings(found)
+    shows = _digest(facts, finished, searched)
     if always or not page.is_file() or not mark.is_file() or mark.read_text() != shows:
         mark.unlink(missing_ok=True)
         write_labels(study, full, store, folder / "tables")
-        build(facts, finished, folder / "tables", folder / "report")
+        build(facts, finished, folder / "tables", folder / "report", searched)
         mark.write_text(shows)
     return {
         "report": str(page),
@@ -134,9 +140,10 @@ def _finished(stage: Stage, store: Store) -> Finished:
     )
 
 
-def _digest(facts: Facts, finished: Sequence[Finished]) -> str:
+def _digest(facts: Facts, finished: Sequence[Finished], searched: SearchFindings | None) -> str:
     """What a page shows, and the code that draws it, in one hash."""
     shown = {
+        "search": repr(searched and (searched.trials.to_csv(), searched.importances.to_csv(), searched.promoted)),
         "facts": dataclasses.asdict(facts),
         "stages": [[stage.key, dict(stage.labels)] for stage in finished],
         "code": [version("intermoco"), git_commit()],

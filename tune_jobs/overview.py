@@ -10,7 +10,9 @@ import yaml
 from ssl_core.data.config import OWN_KEYS, DatasetConfig
 from tune_jobs.protocol import departures
 from tune_jobs.schema import plain
+from tune_jobs.search.config import SearchConfig
 from tune_jobs.study import SET_BY_STUDY, SHARED, Study
+from tune_jobs.tracking_client import mask
 
 
 def overview(study: Study) -> str:
@@ -37,6 +39,7 @@ def overview(study: Study) -> str:
         "probe": _analysis(study.probe, study.probe_fractions),
         "reuse": _analysis(study.reuse, study.reuse_fractions),
         "ks": plain(study.ks),
+        **({"search": _search(study.search, shared)} if study.search else {}),
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)
 
@@ -53,6 +56,19 @@ def _dataset(config: DatasetConfig) -> dict[str, Any]:
     """What is set and is a setting of this source."""
     own = {key for key, sources in OWN_KEYS.items() if config.source in sources}
     return {k: v for k, v in plain(config).items() if v is not None and (k in own or k not in OWN_KEYS)}
+
+
+def _search(search: SearchConfig, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The search; of what a trial starts from what arms do not share, and each loss as it is before it is varied."""
+    said = _without(plain(search), "space", "bases", "score", "storage")
+    both, base = search.bases["both"], _without(plain(search.bases["none"]), "seed", "mse", "barlow")
+    return {
+        "space": plain(search.space.raw),
+        **said,
+        "score": _without(plain(search.score), "seed", "labels", "bootstrap"),
+        "storage": None if search.storage is None else mask(search.storage),
+        "trials start from": {**_rest(base, shared), "mse": plain(both.mse), "barlow": plain(both.barlow)},
+    }
 
 
 def _analysis(config: Any, fractions: Sequence[float]) -> dict[str, Any] | None:

@@ -185,14 +185,15 @@ def _search(file: _File, shared: Mapping[str, Any], zero_init: bool, downstream:
         if not raw.get(key):
             raise ConfigError(f"search.{key}: is missing; every search needs it, e.g. `{key}: {example}`")
     given = raw.pop("bases", None) or {}
-    bases = {}
+    bases: dict[str, PretrainConfig] = {}
     for loss, default in _BASES.items():
-        bases[loss] = _arm(f"search.bases.{loss}", dict(given.get(loss, default)), file, shared, zero_init)
-        assert bases[loss] is not None
+        base = _arm(f"search.bases.{loss}", dict(given.get(loss, default)), file, shared, zero_init)
+        assert base is not None  # nothing here says scratch
+        bases[loss] = base
     score = dict(raw.pop("score"))
     if "fraction" not in score:
         raise ConfigError("search.score.fraction: name the label fraction that trials are judged at, e.g. 0.01")
-    probed = {k: v for k, v in (file.probe or {}).items() if k not in ("fractions", "blocks")}
+    probed = {k: v for k, v in (file.probe or {}).items() if k not in ("fractions", "blocks", *SCORE_SET)}
     fixed = {"metric": downstream.metric, "labels": downstream.labels, "bootstrap": 0}
     raw["seeds"] = raw.get("seeds") or [max(file.seeds) + 1]
     typed = {

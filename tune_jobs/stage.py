@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-Kind = Literal["data", "audit", "pretrain", "finetune", "features", "probe", "reuse", "ks"]
+Kind = Literal["data", "audit", "pretrain", "finetune", "features", "probe", "reuse", "ks", "score"]
 
 #: Raised by hand when a kind's code starts to leave other results for the same config and inputs.
 VERSIONS: Mapping[str, int] = {
@@ -22,6 +22,7 @@ VERSIONS: Mapping[str, int] = {
     "probe": 2,
     "reuse": 1,
     "ks": 1,
+    "score": 1,
 }
 
 

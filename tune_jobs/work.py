@@ -7,16 +7,24 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
+if TYPE_CHECKING:
+    from ssl_core.data.dataset import Dataset
+
 Report = Callable[[Mapping[str, Any]], None]
+#: Leaves a stage's files in a working folder, on a device; returns what the manifest should say besides.
+Work = Callable[[Stage, Store, Path, Demand, Report, str], dict[str, Any]]
 T = TypeVar("T")
 
+#: What a pretraining leaves in its stage.
+LEAVES = ("encoder.pt", "metrics.jsonl")
 #: Packages whose versions a manifest records.
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "pandas", "pillow", "ray", "intermoco")
 
@@ -34,13 +42,22 @@ class Forward:
         del path
 
 
-def perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any], report: Report) -> None:
+def perform(
+    stage: Stage,
+    store: Store,
+    demand: Demand,
+    facts: Mapping[str, Any],
+    report: Report,
+    *,
+    do: Work | None = None,
+) -> None:
     """Do a stage's work and publish it, unless somebody has meanwhile.
 
     Args:
         demand: what the stage runs with, settled for this cluster.
         facts: joins the manifest (git commit, ...).
         report: receives progress, e.g. {"epoch": 3, "loss": 1.2}.
+        do: does the work, where it is not to be done as usual; what it leaves must be the same.
     """
     if store.finished(stage):
         return
@@ -48,7 +65,7 @@ def perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any]
     work = store.begin(stage)
     try:
         device = _settle_device(demand)
-        own = _do(stage, store, work, demand, report, device)
+        own = (do or _do)(stage, store, work, demand, report, device)
         wall = time.monotonic() - clock
         store.publish(
             stage,
@@ -76,6 +93,11 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             from tune_jobs.train import train
 
             return train(stage, store, folder["data"], work, demand, report)
+        case "score":
+            from analysis.config import ProbeConfig
+            from analysis.selection import score
+
+            score(typed(ProbeConfig, config), folder["pretrain"] / "encoder.pt", opened(folder["data"]), work, device)
         case "finetune":
             from ssl_core.config import FinetuneConfig
             from ssl_core.data.dataset import Dataset
@@ -134,6 +156,14 @@ def _input(store: Store, role: str, key: str, stage: Stage) -> Path:
         case _:
             kind = role
     return store.find(kind, key)
+
+
+@lru_cache(maxsize=2)
+def opened(folder: Path) -> Dataset:
+    """A packed dataset, opened once a process: trials follow one another in it."""
+    from ssl_core.data.dataset import Dataset
+
+    return Dataset.open(folder)
 
 
 def typed(cls: type[T], config: Mapping[str, Any]) -> T:

@@ -1,0 +1,101 @@
+"""A search's place, and its best trials as arms of the study: beside the paper's settings, with the study's own seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.config import PretrainConfig
+from tune_jobs.plan import Plan, as_config, plan
+from tune_jobs.schema import plain
+from tune_jobs.stage import canonical
+from tune_jobs.store import Store
+from tune_jobs.study import Study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tune_jobs.search.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A study with what its search adds. Without a finished search it is the study as it was."""
+
+    study: Study
+    plan: Plan
+    ledger: Ledger | None = None
+    arms: Mapping[int, str] = field(default_factory=dict)  # of the best trials: number to arm
+
+
+def search_folder(study: Study, store: Store) -> Path:
+    """Where the study's search keeps its storage and curves."""
+    return store.root / study.study / "search"
+
+
+def identity(study: Study, full: Plan) -> dict[str, str]:
+    """What a search is: digests of its parts, by names that an error can say. Going on changes none of them."""
+    search = study.search
+    assert search is not None
+    parts: dict[str, Any] = {
+        "dataset": next(full.of_kind("data")).key,
+        "search.space": plain(search.space.raw),
+        "the arms' common settings": {loss: as_config(base) for loss, base in search.bases.items()},
+        "search.objectives": list(search.objectives),
+        "search.score": as_config(search.score),
+        "search.seeds": list(search.seeds),
+        "resources.workers": study.resources.workers,
+    }
+    return {name: hashlib.sha256(canonical(part).encode()).hexdigest()[:16] for name, part in parts.items()}
+
+
+def opened(study: Study, full: Plan, store: Store, *, create: bool) -> Ledger | None:
+    """The study's search: to go on with where `create`, else to be read, None where it never ran.
+
+    Raises ConfigError where the storage holds another search.
+    """
+    from tune_jobs.search.ledger import Ledger
+
+    assert study.search is not None
+    place: dict[str, Any] = {
+        "url": study.search.storage,
+        "folder": search_folder(study, store),
+        "name": study.study,
+        "identity": identity(study, full),
+    }
+    return Ledger.open(study.search, **place) if create else Ledger.look(study.search, **place)
+
+
+def promoted(study: Study, full: Plan, store: Store) -> Promoted:
+    """The study with the paper's settings and the best trials as arms, where its search has come to its end.
+
+    An arm that the study has under another name is not added again. Raises ConfigError where the storage holds another
+    search than the study's.
+    """
+    if study.search is None:
+        return Promoted(study, full)
+    ledger = opened(study, full, store, create=False)
+    if ledger is None or not ledger.finished or not study.search.promote:
+        return Promoted(study, full, ledger)
+    search, arms = study.search, dict(study.arms)
+    for name, values, _ in search.space.paper_starts(search.bases):
+        _add(arms, name, search.space.arm(values, search.bases))
+    best = {trial.number: trial.arm for trial in ledger.best(search.promote)}
+    names = {number: _add(arms, f"trial_{number}", arm) for number, arm in best.items()}
+    larger = dataclasses.replace(study, arms=arms)
+    fingerprints = {config: full.by_key[key].config["fingerprint"] for key, config in full.datasets.items()}
+    return Promoted(larger, plan(larger, fingerprints), ledger, names)
+
+
+def _add(arms: dict[str, PretrainConfig | None], name: str, arm: PretrainConfig) -> str:
+    """Add an arm unless an equal one is there; the name that it goes by."""
+    for other, there in arms.items():
+        if there == arm:
+            return other
+    while name in arms:
+        name += "_"
+    arms[name] = arm
+    return name

@@ -1,0 +1,170 @@
+"""The verb `search`: trials until they are out, then the study with the best of them as arms."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.errors import ConfigError
+from ssl_core.feasibility import check_pretrain
+from tune_jobs.ablate import Begun, Result, begin, complete, ray_at, terminable, tracking_uri
+from tune_jobs.cluster import local_ray
+from tune_jobs.locks import running
+from tune_jobs.plan import demand_of
+from tune_jobs.search.config import SearchConfig
+from tune_jobs.search.findings import at_a_glance
+from tune_jobs.search.promotion import opened, search_folder
+from tune_jobs.stage import Demand
+from tune_jobs.store import Store
+from tune_jobs.study import Study
+from tune_jobs.watch import duration
+
+if TYPE_CHECKING:
+    from tune_jobs.search.ledger import Ledger
+
+
+@dataclass
+class Searched:
+    """What a search did and left, and the study that it ended in."""
+
+    counts: Mapping[str, int]  # of all its trials, by state
+    failures: Mapping[str, str]  # trial to its error
+    trials_run: int  # in this call
+    seconds: float  # of them, wall
+    title: str
+    header: list[str]  # of the trials worth a look in the terminal
+    rows: list[list[str]]
+    result: Result
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failures) or self.result.failed
+
+    @property
+    def sentence(self) -> str:
+        counts, done = self.counts, self.trials_run
+        states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed"))
+        return f"{done} trials run in {duration(self.seconds)}; of all: {states}"
+
+    def as_json(self) -> dict[str, Any]:
+        values = self.result.as_json()
+        trials = {**self.counts, "run": self.trials_run, "seconds": round(self.seconds, 2)}
+        return {**values, "trials": trials, "failures": {**self.failures, **values["failures"]}}
+
+
+def search(study: Study, *, root: Path, address: str | None, command: str) -> Searched:
+    """Go on with the study's search until its trials are out, then run the study with the best of them as arms.
+
+    Raises InputError before anything has run; KeyboardInterrupt on Ctrl-C or SIGTERM, with all finished trials kept.
+    """
+    config = require_search(study)
+    clock, store = time.monotonic(), Store(root)
+    with running(study.study, store), terminable():
+        begun = begin(study, store, address, command)
+        _check_starts(begun)
+        ledger = opened(study, begun.plan, store, create=True)
+        assert ledger is not None
+        with contextlib.ExitStack() as stack:
+            before, at = dict(ledger.counts), time.monotonic()
+            if not ledger.finished:
+                several = study.resources.workers > 1  # Tune cannot stop several workers without Ray's State API
+                ray = ray_at(address) if address else (lambda: local_ray(dashboard=several))
+                stack.enter_context(ray())
+                _run(begun, ledger)
+            seconds, counts = time.monotonic() - at, dict(ledger.counts)
+            result = complete(begun, clock)
+    failures = {f"trial {t.number}": t.error or "failed" for t in ledger.trials() if t.state == "failed"}
+    run = sum(counts[state] - before[state] for state in ("complete", "pruned", "failed"))
+    title = (
+        f"{study.study}: validation {config.score.metric} of block {config.score.blocks[0]} at "
+        f"{100 * config.score.fraction:g}% of the labels"
+    )
+    header, rows = at_a_glance(ledger, config)
+    return Searched(counts, failures, run, seconds, title, header, rows, result)
+
+
+def require_search(study: Study) -> SearchConfig:
+    """The study's search; ConfigError where it has none."""
+    if study.search is None:
+        raise ConfigError(
+            f"study {study.study} has no section `search`: name its space, objectives and score there "
+            "(see the packaged study digits_search)"
+        )
+    return study.search
+
+
+def _check_starts(begun: Begun) -> None:
+    """ConfigError where what trials start from cannot be on this dataset; what to tell the user goes to stderr."""
+    study, search = begun.study, begun.study.search
+    assert search is not None
+    dataset = begun.ready.dataset
+    n_train = dataset.summary["n"]["train"]
+    for loss, base in search.bases.items():
+        try:
+            check_pretrain(base, n_train, study.resources.workers, dataset.channels)
+        except ConfigError as error:
+            raise ConfigError(f"search: trials with loss {loss} start from {error}") from None
+    for _, _, notes in search.space.paper_starts(search.bases):
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+
+
+def _run(begun: Begun, ledger: Ledger) -> None:
+    """Run trials on the Ray that is joined until there are no more."""
+    import ray
+
+    from tune_jobs.search.run import run_trials
+    from tune_jobs.search.tracking import SearchFollower
+    from tune_jobs.search.trial import TrialSettings, run_trial
+    from tune_jobs.search.watch import TrialWatch
+
+    study, search = begun.study, begun.study.search
+    assert search is not None
+    demand = _demand(study, ray.cluster_resources().get("GPU", 0.0))
+    folder = search_folder(study, begun.store)
+    settings = TrialSettings(
+        root=str(begun.store.root),
+        data=next(begun.plan.of_kind("data")).key,
+        resources=study.resources,
+        demand=demand,
+        score=search.score,
+        curves=folder / "curves",
+        facts=dict(begun.facts),
+    )
+
+    def trainable(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        run_trial(config, settings, tune.report)
+
+    follower = SearchFollower(study, begun.plan, begun.store, ledger, uri=tracking_uri(study, begun.store))
+    try:
+        with TrialWatch(search, ledger, on_finished=follower.trial) as watch:
+            run_trials(
+                ledger, trainable, demand=demand, concurrent=search.concurrent, folder=folder / ".tune", watcher=watch
+            )
+    except BaseException:
+        follower.close(timeout=2)  # the next run catches up
+        raise
+    follower.close(timeout=30)
+
+
+def _demand(study: Study, accelerators: float) -> Demand:
+    """What a trial asks for, settled for a cluster that has so many accelerators."""
+    from dataclasses import replace
+
+    assert study.search is not None
+    resources = study.resources
+    wanted = replace(demand_of(resources), workers=resources.workers, checkpoint_seconds=resources.checkpoint_seconds)
+    demand = wanted.on(accelerators)
+    if "accelerator_seconds" in study.search.objectives and not demand.accelerators:
+        raise ConfigError(
+            "search.objectives: accelerator_seconds are 0 for every trial, as trials run without accelerators here; "
+            "use seconds"
+        )
+    return demand

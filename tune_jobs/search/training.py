@@ -1,0 +1,123 @@
+"""How a trial pretrains: in its own process, or with Ray Train's workers where it has several.
+
+Either way a training that was killed goes on from its checkpoint, and its evaluations are in its curve before anybody
+hears of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssl_core.config import PretrainConfig
+from ssl_core.errors import CheckpointError
+from tune_jobs.search.curve import Evaluations
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.store import Store
+from tune_jobs.work import LEAVES, Report, Work, opened, typed
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def training(demand: Demand, evaluations: Evaluations | None) -> Work:
+    """How the trial trains: here, or with Ray Train's workers where there are several."""
+    return partial(_train_here if demand.workers == 1 else _train_with_workers, evaluations=evaluations)
+
+
+def _train_with_workers(
+    stage: Stage,
+    store: Store,
+    work: Path,
+    demand: Demand,
+    progress: Report,
+    device: str,
+    *,
+    evaluations: Evaluations | None,
+) -> dict[str, Any]:
+    """Pretrain with Ray Train's workers, from their last checkpoint; what the manifest should say.
+
+    Of the first seed each epoch's metrics, worker 0's evaluation among them, come back here.
+    """
+    from tune_jobs.search.workers import pretrain_with_workers
+
+    del device  # each worker has its own
+    data = store.find("data", stage.inputs["data"])
+    score, report = (evaluations.score, evaluations.add) if evaluations else (None, None)
+    found: dict[str, Any] = pretrain_with_workers(stage, store, data, work, demand, progress, score, report)
+    return found
+
+
+def _train_here(
+    stage: Stage,
+    store: Store,
+    work: Path,
+    demand: Demand,
+    progress: Report,
+    device: str,
+    *,
+    evaluations: Evaluations | None,
+) -> dict[str, Any]:
+    """Pretrain in this process, from the checkpoint that a killed trial left; what the manifest should say."""
+    from analysis.selection import evaluation
+    from ssl_core import devices
+    from ssl_core.pretraining import pretrain
+
+    config, dataset = typed(PretrainConfig, stage.config), opened(store.find("data", stage.inputs["data"]))
+    target = devices.choose(device)
+    folder = store.train_folder(stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = _resumed_epoch(folder / CHECKPOINT)
+    evaluate = None
+    if evaluations:
+        evaluate = evaluation(dataset, evaluations.score, target, normalise=config.normalise)
+        evaluations.replay(resumed)
+    memory = devices.PeakMemory(target)
+    pretrain(
+        config,
+        dataset,
+        folder,
+        _Reporter(progress, evaluations),
+        checkpoint_seconds=demand.checkpoint_seconds,
+        device=target,
+        evaluate=evaluate,
+    )
+    for leaf in LEAVES:
+        shutil.copy2(folder / leaf, work / leaf)  # moved, they would be lost to a kill before they are published
+    return {"resumed_epoch": resumed, "peak_memory": memory.read()}
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """Hands an epoch's metrics to whoever watches, and its evaluation to the search."""
+
+    progress: Report
+    evaluations: Evaluations | None
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        self.progress(dict(values))
+        if self.evaluations:
+            self.evaluations.add(values)
+
+    def checkpoint(self, path: Path) -> None:
+        del path  # it is where the next call looks for it
+
+
+def _resumed_epoch(path: Path) -> int:
+    """Epochs in the checkpoint, 0 where there is none; a damaged one is removed, so that training starts anew."""
+    from ssl_core import checkpoint
+
+    if not path.exists():
+        return 0
+    try:
+        return int(checkpoint.load(path)["epoch"])
+    except CheckpointError as error:
+        log.warning("%s; starting anew", error)
+        path.unlink()
+        return 0
