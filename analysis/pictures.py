@@ -108,10 +108,10 @@ def pictures(
 def search_pictures(search: SearchFindings) -> list[Picture]:
     """The figures that a search's trials allow so far."""
     first, space = search_figures, search_space_figures
-    several, found = len(varied(search)) > 0, len(ranked(search))
+    names, found = len(varied(search)), len(ranked(search))
     made = [
         (
-            len(search.trials),
+            found,
             *("search_history", first.history_alt, first.history),
             "A line that stays level while trials go on was found early, or the search has run dry. The line can only "
             "improve with more trials, whatever the parameters do.",
@@ -123,13 +123,13 @@ def search_pictures(search: SearchFindings) -> list[Picture]:
             "that were searched, on the trials that completed.",
         ),
         (
-            found and several,
+            found and names,
             *("search_slices", space.slices_alt, space.slices),
             "A point is a completed trial at its value of the parameter, all others differing too; a tick at the foot "
             "is one that was stopped early. Many ticks and few points: the scheduler gave up on those values.",
         ),
         (
-            found > 1 and several,
+            found > 1 and names > 1,
             *("search_parallel", space.parallel_alt, space.parallel),
             "Follow a line downwards for one trial’s settings; its last point is its value. Where the coloured lines "
             "meet, the best trials agree; where they part, the parameter was not what made them good.",
@@ -142,8 +142,8 @@ def search_pictures(search: SearchFindings) -> list[Picture]:
         (
             found and len(search.objectives) > 1,
             *("search_pareto", first.pareto_alt, first.pareto),
-            f"{'Up' if search.main in MAXIMISED else 'Down'} and to the left is better. Each filled point is the best that was found at its price; which of them is "
-            "worth it is not a question for a search.",
+            f"{'Up' if search.main in MAXIMISED else 'Down'} and to the left is better. Each filled point is the best "
+            "that was found at its price; which of them is worth it is not a question for a search.",
         ),
     ]
     return [

@@ -117,7 +117,7 @@ def saved(trials: DataFrame, curves: DataFrame, epochs: float | None = None) -> 
     ran = ran.fillna(trials["trial"].map(curves.groupby("trial")["epoch"].max()).astype(float))
     pruned, done = trials["state"] == "pruned", trials["state"] == "complete"
     whole = epochs if epochs is not None else float(ran[done].max()) if done.any() else math.nan
-    seeds = trials["seeds"].map(lambda text: len(str(text).split())) if "seeds" in trials else 1
+    seeds = trials["seeds"].map(lambda text: len(str(text).split())).astype(float) if "seeds" in trials else 1
     planned = (_floats(trials, "params_epochs") * seeds).fillna(whole)
     spared = _floats(trials, "saved_seconds")
     return Saved(
@@ -157,8 +157,9 @@ def block_effects(trials: DataFrame, objective: str = "score") -> DataFrame:
     on = {b: done[name].map(_is_on).to_numpy(bool) for b, name in zip(blocks, names, strict=True)}
     y = done[objective].to_numpy(float)
     base: dict[str, NDArray[np.float64]] = {"the mean": np.ones(len(done)), **_kinds(done)}
-    mains: dict[str, NDArray[np.float64]] = {f"block {b}": on[b] - 0.5 for b in blocks}
-    pairs: dict[str, NDArray[np.float64]] = {f"blocks {a} and {b}": (on[a] - 0.5) * (on[b] - 0.5) for a, b in combinations(blocks, 2)}
+    code = {b: on[b].astype(np.float64) - 0.5 for b in blocks}
+    mains = {f"block {b}": code[b] for b in blocks}
+    pairs = {f"blocks {a} and {b}": code[a] * code[b] for a, b in combinations(blocks, 2)}
     rows: list[dict[str, Any]] = []
     for b, fit in zip(blocks, least_squares(y, base, mains), strict=True):
         own = {"kind": "main", "block": b, "other": None, **_means(y, [on[b]])}
@@ -179,7 +180,7 @@ def _kinds(done: DataFrame) -> dict[str, NDArray[np.float64]]:
     if "params_loss" not in done:
         return {}
     kinds = done["params_loss"].astype(str)
-    return {f"loss {kind}": np.asarray(kinds == kind, dtype=np.float64) for kind in sorted(set(kinds))[1:]}
+    return {f"loss {kind}": np.array([float(k == kind) for k in kinds]) for kind in sorted(set(kinds))[1:]}
 
 
 def _means(y: NDArray[np.float64], on: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ _PAPER_DASH = (0, (4, 1.5))
 @drawing.styled
 def history(search: SearchFindings, *, narrow: bool = False) -> Figure:
     """Each objective by trial, a panel an objective: completed trials, the best so far, and what became of the rest."""
-    figure, panels = drawing.panels(len(search.objectives), 1, narrow, height=2.7 if len(search.objectives) == 1 else 2.0)
+    figure, panels = drawing.panels(
+        len(search.objectives), 1, narrow, height=2.7 if len(search.objectives) == 1 else 2.0
+    )
     trials = search.trials
     for axes, objective in zip(panels, search.objectives, strict=True):
         done, by = completed(trials, objective), scale(objective, search.metric)
@@ -198,7 +200,7 @@ def keys(search: SearchFindings, *, done: str = "completed", rest: bool = True) 
     paper = bool(complete["start"].map(is_paper).any())
     again = bool(complete["trial"].isin(list(search.promoted)).any())
     entries: list[tuple[bool, dict[str, Any]]] = [
-        (not complete.empty, {"color": DONE, "marker": "o", "ms": 4.5, "label": done}),
+        (not complete["start"].map(is_paper).all(), {"color": DONE, "marker": "o", "ms": 4.5, "label": done}),
         (paper, {"color": START, "marker": "D", "ms": 5, "label": "paper’s settings"}),
         (again, {"color": INK, "marker": "o", "mfc": "none", "ms": 8, "label": "trained again on fresh seeds"}),
         (rest and "pruned" in states, {"color": MUTED, "marker": "|", "label": "stopped early"}),

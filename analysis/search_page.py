@@ -12,21 +12,23 @@ from pandas import DataFrame
 from analysis import search_tables
 from analysis.facts import Facts
 from analysis.search import SearchFindings, block_effects
-from analysis.search_sentences import found, importance_words, pruning, tried
+from analysis.search_sentences import block_words, found, importance_words, pruning, tried
 from analysis.tables import markdown_text
 
 
 def section(search: SearchFindings, judged: DataFrame, facts: Facts) -> dict[str, Any]:
     """What the template draws: sentences, and tables where there is something to show."""
     blocks = effects(search)
+    fresh = search_tables.fresh(search, judged, facts)
     return {
-        "sentences": [*tried(search), *found(search)],
+        "sentences": [*tried(search), *found(search, confirmed=fresh is not None)],
         "saved": pruning(search),
         "best": search_tables.best_trials(search),
-        "fresh": search_tables.fresh(search, judged, facts),
+        "fresh": fresh,
         "importances": search_tables.importances(search),
         "importance_words": importance_words(search),
-        "blocks": search_tables.blocks(search, blocks) if len(blocks) else None,
+        "blocks": search_tables.blocks(search, blocks),
+        "block_words": block_words(search, blocks),
         "notes": list(search.notes),
     }
 
@@ -37,6 +39,7 @@ def section_markdown(shown: Mapping[str, Any], figures: Sequence[str]) -> str:
     parts += [shown[name].markdown() for name in ("best", "fresh") if shown[name]]
     parts += [markdown_text(shown["importance_words"])] if shown["importance_words"] else []
     parts += [shown[name].markdown() for name in ("importances", "blocks") if shown[name]]
+    parts += [markdown_text(shown["block_words"])] if shown["block_words"] else []
     parts += [markdown_text(shown["saved"])] if shown["saved"] else []
     parts += [f"Figures: {', '.join(f'`{name}.png`' for name in figures)}."] if figures else []
     parts += ["\n".join(f"- {markdown_text(note)}" for note in shown["notes"])] if shown["notes"] else []

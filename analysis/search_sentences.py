@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pandas import DataFrame
+
 from analysis.names import SCORES, arm_name, metric_name, percent
 from analysis.packed import duration
 from analysis.search import MAXIMISED, SearchFindings, completed, ranked, saved
@@ -16,12 +18,10 @@ def summary(search: SearchFindings) -> str:
     """A sentence for the top of the page."""
     trained = f"A search trained {counted(len(search.trials), 'configuration')}, judged on validation images alone"
     if not search.promoted:
-        return f"{trained}; none of them has been trained again on fresh seeds, so nothing on this page confirms any."
-    arms = listed([f"{arm_name(arm)}" for arm in search.promoted.values()])
-    return (
-        f"{trained}; its best are the arm{'' if len(search.promoted) == 1 else 's'} {arms}, trained again with seeds "
-        "that the search never saw."
-    )
+        return f"{trained}; none of them is trained again on fresh seeds, so nothing on this page confirms any."
+    arms = listed([arm_name(arm) for arm in search.promoted.values()])
+    best = f"best are the arms {arms}" if len(search.promoted) > 1 else f"best is the arm {arms}"
+    return f"{trained}; its {best}, for seeds that the search never saw to confirm or not."
 
 
 def tried(search: SearchFindings) -> Iterator[str]:
@@ -57,8 +57,8 @@ def _sampler(search: SearchFindings) -> str:
     )
 
 
-def found(search: SearchFindings) -> Iterator[str]:
-    """The best against the paper's settings, and what that does not say."""
+def found(search: SearchFindings, *, confirmed: bool) -> Iterator[str]:
+    """The best against the paper's settings, and what that does not say; `confirmed`: fresh seeds are compared below."""
     done = ranked(search)
     if done.empty:
         yield "No trial has run to its end, so there is nothing to rank and no effect to estimate."
@@ -82,7 +82,7 @@ def found(search: SearchFindings) -> Iterator[str]:
         "same validation images, picked for being so, and flatters itself by that. Validation says what to try; "
         + (
             "whether it holds is for the fresh seeds and the test images to say, below."
-            if search.promoted
+            if confirmed
             else "whether it holds is for fresh seeds and the test images to say, which has not been done yet."
         )
     )
@@ -97,7 +97,7 @@ def _against_paper(search: SearchFindings, value: float, start: Any) -> str:
     if len(paper) == 0:
         return ""
     if isinstance(start, str) and start.startswith("paper_"):
-        return f", which is the {start_name(start)} itself"
+        return f", which is the {start_name(start)} itself: the search found nothing better"
     done = completed(paper, search.main)
     missing = len(paper) - len(done)
     stopped = f"; {missing} of the paper’s {len(paper)} settings did not run to the end" if missing else ""
@@ -130,11 +130,25 @@ def importance_words(search: SearchFindings) -> str:
     )
 
 
+def block_words(search: SearchFindings, effects: DataFrame) -> str:
+    """How to take the effects of blocks, or why there are none."""
+    table = effects[(effects["objective"] == search.main) & (effects["kind"] == "main")]
+    if table.empty:
+        return ""
+    if table["effect"].isna().all():
+        why = listed(list(dict.fromkeys(table["reason"])))
+        return f"What each block’s loss does cannot be told yet: {why}."
+    return (
+        "Trials that were stopped early are not in these effects. That removes bad trials with a block and without it, "
+        "so a block that does harm looks better than it is, and one that helps may look worse."
+    )
+
+
 def pruning(search: SearchFindings) -> str:
     """The compute that pruning saved."""
     if search.scheduler == "none":
         return ""
-    spared = saved(search.trials, search.curves)
+    spared = saved(search.trials, search.curves if search.on == "epochs" else search.curves.iloc[:0])
     if not spared.pruned:
         return f"No trial has been stopped early by {_scheduler(search)}, so nothing was saved."
     spent = f"Training took {duration(spared.seconds_run)} in all trials together. "

@@ -71,7 +71,9 @@ def importances_alt(search: SearchFindings) -> str:
         top = part.sort_values("importance", ascending=False, kind="stable").head(4)
         pairs = zip(top["parameter"], top["importance"], strict=True)
         named = ", ".join(f"{parameter_name(str(name))} {value:.2f}" for name, value in pairs)
-        texts.append(f"{EVALUATORS.get(str(evaluator), evaluator)}, {objective_name(str(objective), search.metric)}: {named}")
+        texts.append(
+            f"{EVALUATORS.get(str(evaluator), evaluator)}, {objective_name(str(objective), search.metric)}: {named}"
+        )
     return f"Bars of each parameter’s share of importance. The greatest by {'; by '.join(texts)}."
 
 

@@ -83,6 +83,7 @@ def best_trials(search: SearchFindings) -> TextTable | None:
         legend,
         [*columns, ("Settings that were searched", False)],
         groups,
+        wraps=True,
     )
 
 
@@ -171,9 +172,11 @@ def importances(search: SearchFindings) -> TextTable | None:
     )
 
 
-def blocks(search: SearchFindings, table: DataFrame) -> TextTable:
-    """Main effects and interactions on the first objective."""
+def blocks(search: SearchFindings, table: DataFrame) -> TextTable | None:
+    """Main effects and interactions on the first objective; None where not one can be told."""
     table = table[table["objective"] == search.main]
+    if table["effect"].isna().all():
+        return None
     groups: dict[str, list[list[str]]] = {}
     for row in table.to_dict("records"):
         main = row["kind"] == "main"

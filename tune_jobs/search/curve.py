@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,37 +48,44 @@ class Curve:
 
 @dataclass
 class Evaluations:
-    """The evaluations of a training under way: each one is in the curve's file before it is reported."""
+    """The evaluations of a training under way: each one is in the curve's file before it is reported.
+
+    An epoch without one is a line of the file too, for the seconds that it took.
+    """
 
     curve: Curve
     report: Report
     accelerators: float  # of all workers together
     score: ProbeConfig
+    due: Callable[[int], bool] = bool  # after which epochs; all of them, counted from 1
     seconds: float = 0.0  # of training so far
 
     def of(self, epoch: int) -> dict[str, Any] | None:
         """The evaluation after so many epochs, if there was one."""
-        return next((row for row in self.curve.read() if row["step"] == epoch), None)
+        return next((row for row in self.curve.read() if row["step"] == epoch and "score" in row), None)
 
     def replay(self, epochs: int | None = None) -> None:
         """Report again what the curve holds, up to so many epochs where given; what lies beyond is dropped."""
         rows = self.curve.read() if epochs is None else self.curve.cut(epochs)
         for row in rows:
             self.seconds = row["seconds"]
-            self.report({"event": "evaluation", **row})
+            self._tell(row)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Take an epoch's metrics with the evaluation among them."""
+        """Take an epoch's metrics, with the evaluation among them if there was one."""
         self.seconds += values["epoch_seconds"]
         row = {
             "step": int(values["epoch"]),
-            "score": values["score"],
-            "ece": values["ece"],
+            **{name: values[name] for name in ("score", "ece") if name in values},
             "seconds": self.seconds,
             "accelerator_seconds": self.seconds * self.accelerators,
         }
         self.curve.append(row)
-        self.report({"event": "evaluation", **row})
+        self._tell(row)
+
+    def _tell(self, row: Mapping[str, Any]) -> None:
+        if "score" in row:
+            self.report({"event": "evaluation", **row})
 
 
 def _line(row: Mapping[str, Any]) -> str:

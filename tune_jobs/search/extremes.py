@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import PretrainConfig
@@ -30,9 +31,25 @@ def extremes(space: Space, bases: Mapping[str, PretrainConfig]) -> list[tuple[st
                 except ConfigError as error:
                     if str(error).startswith("search."):
                         raise
-                    raise ConfigError(f"{key}: {shown(value)} makes no arm: {error}") from None
+                    raise _blame(space, example, parameter, bases, error) from None
                 found.append((f"{parameter.name} {shown(value)}", arm))
     return found
+
+
+def _blame(
+    space: Space, values: Mapping[str, Any], suspect: Parameter, bases: Mapping[str, PretrainConfig], error: ConfigError
+) -> ConfigError:
+    """The error under the key of the first value that makes no arm alone: the suspect's, or another's beside it."""
+    there = [p for p in space.parameters if p.name in values]
+    found = suspect
+    for one in (suspect, *there):
+        beside = [replace(p, when={}, any_block=False) for p in there if p.path in (None, one.path)]
+        try:
+            replace(space, parameters=tuple(beside)).arm({p.name: values[p.name] for p in beside}, bases)
+        except ConfigError as own:
+            found, error = one, own
+            break
+    return ConfigError(f"search.space.{found.path or found.name}: {shown(values[found.name])} makes no arm: {error}")
 
 
 def _examples(space: Space, parameter: Parameter, value: Any) -> list[dict[str, Any]]:

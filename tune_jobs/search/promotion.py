@@ -1,4 +1,4 @@
-"""A search's place, and its best trials as arms of the study: beside the paper's settings, with the study's own seeds."""
+"""A search's place, and its best trials as arms of the study, beside the paper's settings, with the study's seeds."""
 
 from __future__ import annotations
 

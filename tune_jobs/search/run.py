@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssl_core.errors import InputError, StageError
-from tune_jobs.search.running import Book, Running, TrialWatcher
+from tune_jobs.search.running import RESTARTS, Book, Running, TrialWatcher
 from tune_jobs.stage import Demand
 
-#: A trial whose process dies is started again so many times; it goes on from its checkpoint.
-RESTARTS = 3
 #: A process may take so long to leave a stopped trial before the next one is refused.
 LEAVE_SECONDS = 60
 #: The driver of a trial with several workers holds next to nothing, but stays beside the search's own driver.

@@ -12,6 +12,8 @@ from ssl_core.errors import StageError
 from tune_jobs.plan import as_config
 from tune_jobs.search.config import SearchConfig
 
+#: A trial whose process dies is started again so many times; it goes on from its checkpoint.
+RESTARTS = 3
 #: So many trials in a row that failed end the search: then it is not their parameters that are wrong.
 FAILURES = 10
 #: What a trial that ran to its end says of itself; Tune adds keys of its own to each report.
@@ -36,6 +38,9 @@ class Suggested(Protocol):
 
 class Book(Protocol):
     """What is asked of a ledger (tune_jobs.search.ledger)."""
+
+    @property
+    def search(self) -> SearchConfig: ...
 
     def next(self) -> Suggested | None: ...
 
@@ -63,9 +68,9 @@ class Running:
 
     def __init__(self, ledger: Book, watcher: TrialWatcher, concurrent: int) -> None:
         self.ledger, self.watcher, self.concurrent = ledger, watcher, concurrent
-        self.search: SearchConfig = getattr(ledger, "search", None) or ledger._search  # type: ignore[attr-defined]
         self.numbers: dict[str, int] = {}  # those that Tune has not ended yet
-        self.open: set[int] = set()  # of these, those whose end the ledger was not told yet
+        self.open: dict[int, dict[str, Any]] = {}  # configs of those whose end the ledger was not told yet
+        self.again: list[int] = []  # of these, those that Tune gave up too early
         self.errors: dict[int, list[str]] = {}  # what each death of an open trial's process left
         self.failures = 0  # in a row
         self.error: BaseException | None = None  # the first of our own, which Tune may swallow
@@ -84,21 +89,21 @@ class Running:
         """The next trial's config; None: not now, and where no trial runs: never again."""
         if self.error is not None:
             raise self.error
-        if len(self.numbers) >= self.concurrent or (self._dry and self.numbers):
+        if len(self.numbers) >= self.concurrent or (self._dry and self.numbers and not self.again):
             return None
+        if self.again:
+            self.numbers[name] = self.again.pop(0)
+            return self.open[self.numbers[name]]
         suggestion = self.ledger.next()
         if suggestion is None:
             # a running trial may still fail and make room for another
             self._dry = True
             return None
-        self.numbers[name] = suggestion.number
-        self.open.add(suggestion.number)
-        self.watcher.started(suggestion.number, suggestion.params)
-        return {
-            "number": suggestion.number,
-            "arm": as_config(suggestion.arm),
-            "seeds": list(self.search.seeds),
-        }
+        number, seeds = suggestion.number, list(self.ledger.search.seeds)
+        self.numbers[name] = number
+        self.open[number] = {"number": number, "arm": as_config(suggestion.arm), "seeds": seeds}
+        self.watcher.started(number, suggestion.params)
+        return self.open[number]
 
     def reported(self, name: str, result: Mapping[str, Any]) -> bool:
         """Whether the trial has to stop. Takes Tune's result, flat: scores/0 for the score of seed 0."""
@@ -119,7 +124,7 @@ class Running:
 
     def _judged(self, outcome: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """The state that the ledger gives to a trial with this end: one without a value for an objective failed."""
-        for name in self.search.objectives:
+        for name in self.ledger.search.objectives:
             if outcome[name] is None or not math.isfinite(outcome[name]):
                 return "failed", {**outcome, "error": f"{name} is {outcome[name]}"}
         return "complete", outcome
@@ -128,7 +133,7 @@ class Running:
         epoch, score = int(result["step"]), float(result["score"])
         self.watcher.evaluated(number, epoch, score)
         spent = int(result["accelerator_seconds"] or result["seconds"])
-        if not self.ledger.report(number, epoch if self.search.scheduler.on == "epochs" else spent, score):
+        if not self.ledger.report(number, epoch if self.ledger.search.scheduler.on == "epochs" else spent, score):
             return False
         outcome = {key: result.get(key) for key in ("score", "ece", "seconds", "accelerator_seconds")}
         outcome["epochs"] = epoch
@@ -147,10 +152,13 @@ class Running:
         self._dry = False
         if number not in self.open:
             return
-        if errors := self.errors.pop(number, []):
-            self._failed(number, f"its process died {len(errors)} times, at last: {errors[-1]}")
-        else:
+        errors = self.errors.get(number, [])
+        if not errors:
             self._failed(number, "it ended without a result")
+        elif len(errors) > RESTARTS:
+            self._failed(number, f"its process died {len(errors)} times, at last: {errors[-1]}")
+        else:  # Tune gives up at once where a process dies between two trials, or cannot be had for the next one
+            self.again.append(number)
 
     def _failed(self, number: int, error: str) -> None:
         self.ledger.fail(number, error)
@@ -159,7 +167,7 @@ class Running:
             raise StageError(f"{self.failures} trials in a row failed, the last one, trial {number}: {error}")
 
     def _settled(self, number: int, state: str, outcome: Mapping[str, Any]) -> None:
-        self.open.discard(number)
+        self.open.pop(number, None)
         self.errors.pop(number, None)
         self.failures = self.failures + 1 if state == "failed" else 0
         self.watcher.finished(number, state, outcome)

@@ -134,6 +134,7 @@ def _run(begun: Begun, ledger: Ledger) -> None:
         demand=demand,
         score=search.score,
         curves=folder / "curves",
+        scheduler=search.scheduler,
         facts=dict(begun.facts),
     )
 

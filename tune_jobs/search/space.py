@@ -111,16 +111,17 @@ class Space:
         if self.switches:
             for section in LOSSES[loss]:
                 arm[section] |= _on_blocks(section, getattr(bases[loss], section), self.blocks(values))
-        scales: dict[str, list[float]] = {}
+        scales: dict[str, dict[int, float]] = {}
         for parameter in self._there(values):
             value = values[parameter.name]
             option = parameter.domain.option(value) if isinstance(parameter.domain, Choice) else value
             assert parameter.path is not None
             if parameter.block is not None:
-                scales.setdefault(parameter.path, []).append(option)
+                scales.setdefault(parameter.path, {})[parameter.block] = option
             else:
                 _lay(arm, parameter.path, option)
-        for path, each in scales.items():  # equal scales are one number, so that equal arms are written equally
+        for path, by_block in scales.items():  # equal scales are one number, so that equal arms are written equally
+            each = [by_block[block] for block in arm[path.partition(".")[0]]["blocks"]]
             _lay(arm, path, each[0] if len(set(each)) == 1 else each)
         return _build(arm)
 

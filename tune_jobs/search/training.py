@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import PretrainConfig
 from ssl_core.errors import CheckpointError
@@ -20,6 +20,10 @@ from tune_jobs.search.curve import Evaluations
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import LEAVES, Report, Work, opened, typed
+
+if TYPE_CHECKING:
+    from ssl_core.encoder import Encoder
+    from ssl_core.pretraining import Evaluate
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +78,13 @@ def _train_here(
     folder = store.train_folder(stage)
     folder.mkdir(parents=True, exist_ok=True)
     resumed = _resumed_epoch(folder / CHECKPOINT)
-    evaluate = None
+    evaluate: Evaluate | None = None
     if evaluations:
-        evaluate = evaluation(dataset, evaluations.score, target, normalise=config.normalise)
+        measure, due = evaluation(dataset, evaluations.score, target, normalise=config.normalise), evaluations.due
+
+        def evaluate(encoder: Encoder, epoch: int) -> Mapping[str, float]:
+            return measure(encoder, epoch) if due(epoch) else {}
+
         evaluations.replay(resumed)
     memory = devices.PeakMemory(target)
     pretrain(

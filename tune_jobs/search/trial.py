@@ -22,6 +22,7 @@ from analysis.config import ProbeConfig
 from ssl_core.config import PretrainConfig
 from ssl_core.errors import IntermocoError
 from tune_jobs.plan import as_config, pretrain_stage
+from tune_jobs.search.config import SchedulerConfig
 from tune_jobs.search.curve import Curve, Evaluations
 from tune_jobs.search.training import training
 from tune_jobs.stage import Demand, Stage
@@ -42,6 +43,7 @@ class TrialSettings:
     demand: Demand  # of a trial, settled for the cluster
     score: ProbeConfig  # its seed is replaced by that of the pretraining
     curves: Path  # folder of the trainings' curves
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)  # decides when a trial is evaluated
     facts: Mapping[str, Any] = field(default_factory=dict)  # join the manifests (git commit, ...)
 
 
@@ -62,9 +64,10 @@ def run_trial(
 ) -> None:
     """Do the whole trial `config` (number, arm, seeds) in this process, or with workers where the demand has several.
 
-    `report` receives `event: evaluation` after each epoch of the first seed, one `event: end` or `event: failed` last;
-    it may raise SystemExit to stop the trial, which then leaves no trace but its curve. Killed, or interrupted, a trial
-    keeps its checkpoints, and the same call goes on from them. `progress` receives every epoch of every seed.
+    `report` receives `event: evaluation` after the epochs of the first seed that the scheduler looks at, one
+    `event: end` or `event: failed` last; it may raise SystemExit to stop the trial, which then leaves no trace but its
+    curve. Killed, or interrupted, a trial keeps its checkpoints, and the same call goes on from them. `progress`
+    receives every epoch of every seed.
     """
     try:
         report(_Trial(config, settings, report, progress or _unheard).run())
@@ -110,7 +113,13 @@ class _Trial:
         if first:
             accelerators = demand.workers * (demand.accelerators or 0.0)
             curve = Curve(settings.curves / f"{scored.key}.jsonl")
-            evaluations = Evaluations(curve, self.report, accelerators, typed(ProbeConfig, scored.config))
+            evaluations = Evaluations(
+                curve,
+                self.report,
+                accelerators,
+                typed(ProbeConfig, scored.config),
+                due=lambda epoch: settings.scheduler.looks(epoch, arm.epochs),
+            )
         cached = store.finished(stage)
         try:
             if cached and evaluations:

@@ -109,3 +109,36 @@ def test_a_search_that_is_killed_and_interrupted_goes_on_as_if_it_had_not_been(t
         trained = (broken / f"epochs-{number}").read_text().splitlines()
         assert trained == [str(epoch) for epoch in range(1, (EPOCHS if state == "complete" else max(curve)) + 1)]
     assert not (broken / ".tune").exists()
+
+
+def test_what_may_happen_to_a_trial_ends_that_trial_alone_and_what_happens_to_the_search_surfaces(
+    tmp_path: Path,
+) -> None:
+    process = start("trials_on_ray.py", tmp_path)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    seen = json.loads(out)
+    # 2 and 3 died once; 4 was pruned and died before the next trial had its process
+    assert seen["ends"] == [
+        [0, "complete"], [1, "ValueError: one line"], [2, "complete"], [3, "complete"], [4, "pruned"],
+        [5, "it ended without a result"], [6, "complete"], [7, "pruned"],
+    ]  # fmt: skip
+    epochs = {0: [1, 2, 3], 2: [1, 2, 3], 3: [1, 1, 2, 3], 4: [1, 2], 5: [1, 2, 3], 6: [1, 2, 3], 7: [1, 2, 3]}
+    assert seen["steps"] == [[number, epoch] for number, done in epochs.items() for epoch in done]
+    assert [number for event, number, *_ in seen["events"] if event == "started"] == list(range(8))
+    assert (tmp_path / "left-7").exists(), "the last trial was stopped before it had tidied up"
+
+    tries = [(tmp_path / f"process-{number}").read_text().split() for number in range(8)]
+    assert [len(pids) for pids in tries] == [1, 1, 2, 2, 1, 1, 1, 1]
+    pids = [pid for trial in tries for pid in trial]
+    assert len(set(pids)) == 4, "a process trains trial after trial, until it dies"
+
+    assert seen["two"] == [[number, "complete"] for number in range(4)]
+    assert seen["workers"] == [[0, "complete"], [1, "complete"]]
+    assert seen["free"] == [2.0, 2.0], "the driver of two workers holds a CPU that they wait for"
+    assert seen["none"] == []
+    assert seen["error"] == "disk full"
+    assert seen["left"] == []
+    others = [line for line in err.splitlines() if "(raylet)" not in line]
+    assert others == [], "Tune prints"
+    gone(process.pid)

@@ -11,7 +11,7 @@ from ssl_core.errors import InputError, StageError
 from tune_jobs.plan import as_config
 from tune_jobs.search.config import SchedulerConfig
 from tune_jobs.search.run import capacity, resources
-from tune_jobs.search.running import FAILURES, Running
+from tune_jobs.search.running import FAILURES, RESTARTS, Running
 from tune_jobs.stage import Demand
 
 
@@ -152,6 +152,22 @@ def test_a_dead_process_fails_its_trial_only_when_tune_gives_up() -> None:
     assert ledger.ends == []
     trials.ended("a")
     assert ledger.ends == [(0, "its process died 4 times, at last: killed")]
+
+
+def test_a_trial_that_tune_gives_up_too_early_is_handed_out_again_under_its_number() -> None:
+    ledger = Told()
+    trials, seen = running(ledger, concurrent=1)
+    first = trials.suggest("a")
+    for turn in range(RESTARTS):
+        name = "a" if turn == 0 else f"again {turn}"
+        trials.died(name, "killed")
+        trials.ended(name)
+        assert ledger.ends == []
+        assert trials.suggest(f"again {turn + 1}") == first
+    trials.died(f"again {RESTARTS}", "killed")
+    trials.ended(f"again {RESTARTS}")
+    assert ledger.ends == [(0, "its process died 4 times, at last: killed")]
+    assert seen.events == [("started", 0), ("failed", 0)]
 
 
 def test_a_process_that_dies_after_its_end_changes_nothing_and_is_stopped_when_it_comes_again() -> None:
