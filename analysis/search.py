@@ -157,9 +157,8 @@ def block_effects(trials: DataFrame, objective: str = "score") -> DataFrame:
     on = {b: done[name].map(_is_on).to_numpy(bool) for b, name in zip(blocks, names, strict=True)}
     y = done[objective].to_numpy(float)
     base: dict[str, NDArray[np.float64]] = {"the mean": np.ones(len(done)), **_kinds(done)}
-    code = {b: on[b].astype(np.float64) - 0.5 for b in blocks}
-    mains = {f"block {b}": code[b] for b in blocks}
-    pairs = {f"blocks {a} and {b}": code[a] * code[b] for a, b in combinations(blocks, 2)}
+    mains = {f"block {b}": on[b].astype(np.float64) for b in blocks}
+    pairs = {f"blocks {a} and {b}": mains[f"block {a}"] * mains[f"block {b}"] for a, b in combinations(blocks, 2)}
     rows: list[dict[str, Any]] = []
     for b, fit in zip(blocks, least_squares(y, base, mains), strict=True):
         own = {"kind": "main", "block": b, "other": None, **_means(y, [on[b]])}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +15,12 @@ from analysis.search_words import counted, listed, objective_name, objective_tex
 
 def summary(search: SearchFindings) -> str:
     """A sentence for the top of the page."""
-    trained = f"A search trained {counted(len(search.trials), 'configuration')}, judged on validation images alone"
+    tried_out = f"A search tried {counted(len(search.trials), 'configuration')}, judged on validation images alone"
     if not search.promoted:
-        return f"{trained}; none of them is trained again on fresh seeds, so nothing on this page confirms any."
+        return f"{tried_out}; none of them is trained again on fresh seeds, so nothing on this page confirms any."
     arms = listed([arm_name(arm) for arm in search.promoted.values()])
     best = f"best are the arms {arms}" if len(search.promoted) > 1 else f"best is the arm {arms}"
-    return f"{trained}; its {best}, for seeds that the search never saw to confirm or not."
+    return f"{tried_out}; its {best}, for seeds that the search never saw to confirm or not."
 
 
 def tried(search: SearchFindings) -> Iterator[str]:
@@ -58,7 +57,7 @@ def _sampler(search: SearchFindings) -> str:
 
 
 def found(search: SearchFindings, *, confirmed: bool) -> Iterator[str]:
-    """The best against the paper's settings, and what that does not say; `confirmed`: fresh seeds are compared below."""
+    """The best against the paper's settings; `confirmed`: where fresh seeds are compared below."""
     done = ranked(search)
     if done.empty:
         yield "No trial has run to its end, so there is nothing to rank and no effect to estimate."
@@ -139,8 +138,8 @@ def block_words(search: SearchFindings, effects: DataFrame) -> str:
         why = listed(list(dict.fromkeys(table["reason"])))
         return f"What each block’s loss does cannot be told yet: {why}."
     return (
-        "Trials that were stopped early are not in these effects. That removes bad trials with a block and without it, "
-        "so a block that does harm looks better than it is, and one that helps may look worse."
+        "Trials that were stopped early are not in these effects. That takes away bad trials, and more of them on the "
+        "worse side of a comparison, so that effects in either direction tend to look smaller than they are."
     )
 
 
@@ -152,18 +151,17 @@ def pruning(search: SearchFindings) -> str:
     if not spared.pruned:
         return f"No trial has been stopped early by {_scheduler(search)}, so nothing was saved."
     spent = f"Training took {duration(spared.seconds_run)} in all trials together. "
-    unknown = (
-        f" Of {spared.unknown} of them the time is not known, and counts as nothing saved." if spared.unknown else ""
-    )
+    epochs = counted(round(spared.epochs), "epoch") if spared.epochs else ""
     seconds = (
         f"about {duration(spared.seconds)}, {percent(round(spared.share, 2))} of what the same trials would have taken "
         "to their ends, each at its own pace"
-        if math.isfinite(spared.share) and spared.seconds
-        else "an amount of time that is not known"
+        if spared.seconds
+        else ""
     )
-    epochs = f" ({spared.epochs:g} epochs)" if math.isfinite(spared.epochs) and spared.epochs else ""
+    amount = listed([part for part in (epochs, seconds) if part]) or "an amount that is not known"
+    unknown = f" The time of {spared.unknown} of them is not known and not counted." if spared.unknown else ""
     return (
-        f"{spent}Stopping {counted(spared.pruned, 'trial')} early with {_scheduler(search)} saved {seconds}{epochs}."
+        f"{spent}Stopping {counted(spared.pruned, 'trial')} early with {_scheduler(search)} saved {amount}."
         f"{unknown} What a stopped trial would have become is not known; it may have been a late starter."
     )
 

@@ -46,10 +46,12 @@ class TextTable:
     wraps: bool = False  # whether headings may wrap, where the last column is long
 
     def markdown(self) -> str:
+        parts = [markdown_text(f"{self.caption} {self.legend}")]
         heads = [head for head, _ in self.columns]
-        rows = [row for rows in self.groups.values() for row in rows]
-        table = markdown(DataFrame(rows, columns=heads).set_index(heads[0]))
-        return f"{markdown_text(f'{self.caption} {self.legend}')}\n\n{table}".strip()
+        for group, rows in self.groups.items():
+            parts += [f"**{markdown_text(group)}**"] if group else []
+            parts.append(markdown(DataFrame(rows, columns=heads).set_index(heads[0])).strip())
+        return "\n\n".join(parts)
 
 
 def best_trials(search: SearchFindings) -> TextTable | None:
@@ -97,7 +99,11 @@ def _row(search: SearchFindings, row: Mapping[Any, Any], place: Mapping[int, int
         values[list(search.objectives).index("score")] += f" ±{objective_text(sd, 'score', search.metric)}"
     epochs = _float(row.get("epochs"))
     ran = f"{epochs:g}" if math.isfinite(epochs) else "–"
-    fate = {"pruned": f"stopped at {ran}", "failed": "failed", "running": "not finished"}
+    fate = {
+        "pruned": f"stopped at {ran}" if math.isfinite(epochs) else "stopped early",
+        "failed": "failed",
+        "running": "not finished",
+    }
     cells = [name, str(place.get(trial, "–")), *values, fate.get(row["state"], ran)]
     if not {"seconds", "accelerator_seconds"} & set(search.objectives):
         cells.append(objective_text(_float(row.get("seconds")), "seconds", search.metric))

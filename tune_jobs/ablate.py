@@ -144,25 +144,31 @@ def track(found: Promoted, store: Store) -> str | None:
 
 
 def replay(found: Promoted, store: Store) -> Synced:
-    """Bring MLflow to what the study's finished stages and trials say."""
-    from tune_jobs.tracking import sync
+    """Bring MLflow to what the study's finished stages, and its search's trials, say."""
+    from tune_jobs.tracking import Synced, sync
 
-    study = found.study
-    return sync(study, found.plan, store, uri=tracking_uri(study, store), folder=store.root / study.study)
+    study, uri = found.study, tracking_uri(found.study, store)
+    done = sync(study, found.plan, store, uri=uri, folder=store.root / study.study)
+    if found.ledger is None:
+        return done
+    from tune_jobs.search.tracking import sync_search
+
+    trials = sync_search(study, found.plan, store, found.ledger, uri=uri, arms=found.arms)
+    return Synced(done.uri, done.created + trials.created, done.already_there + trials.already_there)
 
 
 def _execute(study: Study, full: Plan, store: Store, address: str | None, facts: Mapping[str, Any]) -> Outcome:
     """Run unfinished stages on Ray; no Ray is started where there are none."""
     if all(store.finished(stage) for stage in full.by_key.values()):
         return Outcome(cached=list(full.by_key))
-    from tune_jobs.tracking import Follower
+    from tune_jobs.tracking import follow
 
     with ray_at(address)():
         runner = RayRunner(store, facts)
         check_fits(full.by_key.values(), runner.capacity())
-        follower = Follower(study, full, store, uri=tracking_uri(study, store))
+        follower = follow(study, full, store, uri=tracking_uri(study, store))
         try:
-            with Watch(full, on_finished=follower.stage) as watch:
+            with Watch(full, on_finished=lambda stage: follower.add(stage.key)) as watch:
                 outcome = execute(full, store, runner, watch)
         except BaseException:
             runner.cancel()

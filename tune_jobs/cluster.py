@@ -22,12 +22,17 @@ from tune_jobs.store import Store
 
 #: Bytes of Ray's shared memory in a local run: stages hand over files, never objects.
 OBJECT_STORE = 128 * 1024**2
+LOOPBACK = "127.0.0.1"
+STATE_API = "RAY_API_SERVER_ADDRESS"  # the environment variable in which Ray's processes look for their State API
 FILES = "intermoco-ray-"  # prefix of a local run's folder for Ray's files; the owner's process id follows
 
 
 @contextlib.contextmanager
-def local_ray(cpus: int | None = None) -> Iterator[None]:
-    """A Ray of this process alone: listens on 127.0.0.1 only, sends no usage statistics, leaves no file behind."""
+def local_ray(cpus: int | None = None, *, dashboard: bool = False) -> Iterator[None]:
+    """A Ray of this process alone: listens on 127.0.0.1 only, sends no usage statistics, leaves no file behind.
+
+    `dashboard`: with Ray's dashboard and its State API, which frees what the workers of a killed trial held.
+    """
     # Ray binds to every interface unless it believes that it cannot form a cluster; read when ray is imported
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     _quiet()
@@ -38,8 +43,8 @@ def local_ray(cpus: int | None = None) -> Iterator[None]:
     _remove_orphans()
     folder = tempfile.mkdtemp(prefix=f"{FILES}{os.getpid()}-")
     try:
-        with reaping(folder):
-            _start(folder, cpus)
+        with reaping(folder), _dashboard_port() if dashboard else contextlib.nullcontext() as port:
+            _start(folder, cpus, port)
             try:
                 yield
             finally:
@@ -48,13 +53,15 @@ def local_ray(cpus: int | None = None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: str, cpus: int | None) -> None:
+def _start(folder: str, cpus: int | None, port: int | None) -> None:
     import ray
 
     ray.init(
         address="local",
         num_cpus=cpus,
-        include_dashboard=False,
+        include_dashboard=port is not None,
+        dashboard_host=LOOPBACK,
+        dashboard_port=port,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE,
@@ -66,6 +73,26 @@ def _stop() -> None:
     import ray
 
     ray.shutdown()
+
+
+@contextlib.contextmanager
+def _dashboard_port() -> Iterator[int]:
+    """A free port, known to every process of a Ray started in the body as that of its State API.
+
+    Without being told they look for any Ray on the machine, and take another's or give up where there are several.
+    """
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port: int = free.getsockname()[1]
+    before = os.environ.get(STATE_API)
+    os.environ[STATE_API] = f"http://{LOOPBACK}:{port}"
+    try:
+        yield port
+    finally:
+        if before is None:
+            del os.environ[STATE_API]
+        else:
+            os.environ[STATE_API] = before
 
 
 @contextlib.contextmanager

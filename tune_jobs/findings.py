@@ -25,9 +25,8 @@ from tune_jobs.store import Store
 from tune_jobs.study import SHARED, Study
 
 if TYPE_CHECKING:
-    from analysis.search import SearchFindings
-
     from analysis.report import Facts
+    from analysis.search import SearchFindings
     from analysis.tables import Finished
 
 

@@ -53,7 +53,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
-    *parents, last = path.strip().split(".")
+    *parents, last = _keys(path.strip())
     node = raw
     for depth, key in enumerate(parents):
         child = node.get(key)
@@ -63,3 +63,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {'.'.join(parents[: depth + 1])} is {child!r}, it holds no keys")
         node = child
     node[last] = value
+
+
+def _keys(path: str) -> list[str]:
+    """The keys of a dotted path. Those of a search's space are paths of their own: `search.space.mse.scale`."""
+    space = "search.space."
+    return ["search", "space", path.removeprefix(space)] if path.startswith(space) else path.split(".")

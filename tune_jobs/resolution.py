@@ -207,8 +207,11 @@ def _search(file: _File, shared: Mapping[str, Any], zero_init: bool, downstream:
             f"search.seeds: {shared_seeds} are seeds of the study too, so the winner would be judged by the luck it "
             f"won with; use others, e.g. [{max(file.seeds) + 1}]"
         )
-    for start in config.warm_starts:
-        config.space.complete(start, bases)
+    for number, start in enumerate(config.warm_starts):
+        try:
+            config.space.complete(start, bases)
+        except ConfigError as error:
+            raise ConfigError(f"search.warm_starts.{number}.{str(error).removeprefix('search.warm_starts.')}") from None
     return config
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from ssl_core.errors import IntermocoError
 from tune_jobs.plan import Plan
-from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.tracking_client import TrackingError, default_uri, mask, reason, root_cause, ui_command, ui_page
 from tune_jobs.tracking_writer import Writer
 
-__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "mask", "sync", "ui_command", "ui_page"]
+__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "follow", "mask", "sync", "ui_command", "ui_page"]
+
+T = TypeVar("T")
+Contra = TypeVar("Contra", contravariant=True)
 
 #: Seconds without a further try after a failure.
 PAUSE = 60.0
@@ -50,26 +54,40 @@ def sync(study: Study, plan: Plan, store: Store, *, uri: str, folder: Path) -> S
     return Synced(mask(uri), writer.created, writer.already_there)
 
 
-class Follower:
-    """Sends stages to MLflow as they finish, from a thread of its own: the study never waits for it or fails with it.
+def follow(study: Study, plan: Plan, store: Store, *, uri: str) -> Follower[str]:
+    """Who sends the study's stages to MLflow as they finish, by their keys."""
+    return Follower(lambda: Writer(study, plan, store, uri), uri, "stages")
 
-    One writer: `close` it before the next `sync` of the same study.
+
+class Writes(Protocol[Contra]):
+    """What brings finished things to MLflow, one by one."""
+
+    def write(self, item: Contra) -> None: ...
+
+    def summarise(self, *, live: bool) -> None: ...
+
+
+class Follower(Generic[T]):
+    """Sends things to MLflow as they finish, from a thread of its own: nothing waits for it or fails with it.
+
+    `start` makes what writes them, anew after each failure; `things` is what an error calls them. One writer: `close`
+    it before the next `sync` of the same study.
     """
 
-    def __init__(self, study: Study, plan: Plan, store: Store, *, uri: str) -> None:
-        self.study, self.plan, self.store, self.uri = study, plan, store, uri
+    def __init__(self, start: Callable[[], Writes[T]], uri: str, things: str) -> None:
+        self._start, self.uri, self.things = start, uri, things
         self._changed = threading.Condition()  # guards what follows
-        self._waiting: list[str] = []  # keys of stages that MLflow has not got yet
+        self._waiting: list[T] = []  # what MLflow has not got yet
         self._error: Exception | None = None  # of the last try, if it failed
         self._retry_at = 0.0
         self._deadline: float | None = None  # set once, by close
         self._thread = threading.Thread(target=self._run, name="mlflow-follower", daemon=True)
         self._thread.start()
 
-    def stage(self, stage: Stage) -> None:
-        """Note a finished stage, and return at once."""
+    def add(self, item: T) -> None:
+        """Note what has finished, and return at once."""
         with self._changed:
-            self._waiting.append(stage.key)
+            self._waiting.append(item)
             self._changed.notify()
 
     def close(self, timeout: float) -> str | None:
@@ -86,15 +104,15 @@ class Follower:
                 return None
             place, behind = f"MLflow at {mask(self.uri)}", "run `intermoco sync STUDY` later"
             if self._error is None:
-                return f"{place} was too slow to receive the last {len(self._waiting)} stages; {behind}"
+                return f"{place} was too slow to receive the last {len(self._waiting)} {self.things}; {behind}"
             found = "was not reachable" if isinstance(root_cause(self._error), OSError) else "is behind"
             return f"{place} {found}: {reason(self._error)}; {behind}"
 
     def _run(self) -> None:
-        writer: Writer | None = None
+        writer: Writes[T] | None = None
         while self._due():
             try:
-                writer = writer or Writer(self.study, self.plan, self.store, self.uri)
+                writer = writer or self._start()
                 self._send(writer)
             except Exception as error:  # whatever it is, it waits for close(): it must not reach the study
                 writer = None  # the next try looks at MLflow afresh
@@ -111,15 +129,14 @@ class Follower:
                 self._changed.wait(pause if self._waiting else None)
             return bool(self._waiting) and self._error is None and time.monotonic() < self._deadline
 
-    def _send(self, writer: Writer) -> None:
+    def _send(self, writer: Writes[T]) -> None:
         with self._changed:
-            keys = list(self._waiting)
-        for stage in self.plan.stages:  # a stage that two arms share is shown under both
-            if stage.key in keys:
-                if self._deadline is not None and time.monotonic() > self._deadline:
-                    return
-                writer.stage(stage)
+            items = list(self._waiting)
+        for item in dict.fromkeys(items):
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                return
+            writer.write(item)
         writer.summarise(live=True)
         with self._changed:
-            del self._waiting[: len(keys)]
+            del self._waiting[: len(items)]
             self._error = None

@@ -22,7 +22,7 @@ def search(count: int = 24, *, objectives: Sequence[str] = ("score",), **changes
     for trial in range(count):
         params = _params(trial, noise)
         score = _score(params) + 0.004 * float(noise.normal())
-        state = "complete" if trial < 3 or score > 0.885 else "pruned"
+        state = "complete" if trial < 3 or score > 0.87 else "pruned"
         if count > 5:
             state = {5: "failed", count - 1: "running"}.get(trial, state)
         last = {"complete": EPOCHS, "pruned": 3, "failed": 4, "running": 6}[state]

@@ -186,6 +186,7 @@ def test_what_pruning_saved_is_the_rest_of_each_pruned_trial():
     without = saved(found.trials.drop(columns="epochs"), found.curves)
     assert (without.epochs, without.epochs_run) == (result.epochs, result.epochs_run)
     assert saved(found.trials, found.curves, epochs=60).epochs == states["pruned"] * 57
+    assert saved(found.trials, found.curves, epochs=1).epochs == 0
 
 
 def test_a_pruned_trial_of_its_own_length_saves_no_more_than_that():

@@ -29,7 +29,7 @@ from tune_jobs.resolution import resolve
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking import Follower, TrackingError, default_uri, mask, sync, ui_command
+from tune_jobs.tracking import TrackingError, default_uri, follow, mask, sync, ui_command
 from tune_jobs.tracking_client import IMPATIENCE, connect, reason
 from tune_jobs.tracking_facts import Record, allowed, finite, flatten, summary
 from tune_jobs.tracking_writer import study_key
@@ -429,11 +429,11 @@ def test_other_data_or_settings_are_another_study_run_but_another_place_is_not()
 
 def test_the_follower_shows_stages_while_the_study_runs(store: Store) -> None:
     study, planned = small(arms={"moco": {}, "twin": {}}, probe=None, reuse=None)
-    follower = Follower(study, planned, store, uri=default_uri(store.root))
+    follower = follow(study, planned, store, uri=default_uri(store.root))
     for stage in list(planned.by_key.values())[:4]:  # data, audit, pretraining, linear
         finish(stage, planned, store)
         began = time.monotonic()
-        follower.stage(stage)
+        follower.add(stage.key)
         assert time.monotonic() - began < 0.1
     assert follower.close(timeout=30) is None
     view = shown(store.root)
@@ -456,10 +456,10 @@ def test_a_server_that_is_down_costs_nothing_but_lateness(
     study, planned = tiny()
     finish_all(planned, store)
     uri = f"http://ada:hunter2@127.0.0.1:{closed_port}"
-    follower = Follower(study, planned, store, uri=uri)
+    follower = follow(study, planned, store, uri=uri)
     began = time.monotonic()
     for stage in planned.by_key.values():
-        follower.stage(stage)
+        follower.add(stage.key)
     assert time.monotonic() - began < 0.1
     late = follower.close(timeout=20)
     assert time.monotonic() - began < 15
@@ -477,8 +477,8 @@ def test_a_server_that_is_down_costs_nothing_but_lateness(
 
 def test_the_follower_keeps_an_error_to_itself_and_tells_it_at_the_end(store: Store) -> None:
     study, planned = tiny()
-    follower = Follower(study, planned, store, uri=default_uri(store.root))
-    follower.stage(planned.stages[0])  # not finished: cannot be read
+    follower = follow(study, planned, store, uri=default_uri(store.root))
+    follower.add(planned.stages[0].key)  # not finished: cannot be read
     late = follower.close(timeout=20)
     assert late is not None
     assert "is behind: StageError: stage data-" in late
@@ -486,7 +486,7 @@ def test_the_follower_keeps_an_error_to_itself_and_tells_it_at_the_end(store: St
 
 def test_a_follower_without_stages_says_nothing(store: Store, closed_port: int) -> None:
     study, planned = tiny()
-    assert Follower(study, planned, store, uri=f"http://127.0.0.1:{closed_port}").close(timeout=5) is None
+    assert follow(study, planned, store, uri=f"http://127.0.0.1:{closed_port}").close(timeout=5) is None
 
 
 def test_mlflows_own_server_shows_the_store_and_takes_a_replay(store: Store, closed_port: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tune_jobs.search.promotion import Promoted
-from tune_jobs.search.watch import in_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,6 +43,8 @@ def search_findings(found: Promoted) -> SearchFindings | None:
         block=search.score.blocks[0],
         logs=search.space.logs,
         promoted=found.arms,
+        starts=found.starts,
+        on=search.scheduler.on,
         duplicates=sum(t.state == "duplicate" for t in records),
         sampler=search.sampler.kind,
         scheduler=search.scheduler.kind,
@@ -84,10 +85,9 @@ def _trials(found: Promoted, search: SearchConfig, records: list[TrialRecord]) -
 
 def _saved(search: SearchConfig, trial: TrialRecord) -> float | None:
     """Training seconds that pruning spared: at the trial's own pace, what was left of its epochs and its seeds."""
-    seconds = trial.attrs.get("seconds")
-    if trial.state != "pruned" or not seconds or not trial.curve:
+    seconds, done = trial.attrs.get("seconds"), trial.attrs.get("epochs")
+    if trial.state != "pruned" or not seconds or not done:
         return 0.0 if trial.state == "complete" else None
-    done = max(trial.curve)
     planned = search.space.arm(trial.params, search.bases).epochs * len(search.seeds)
     return float(seconds / done * (planned - done))
 
@@ -102,11 +102,13 @@ def _importances(ledger: Ledger) -> tuple[DataFrame, list[str]]:
 
 def at_a_glance(ledger: Ledger, search: SearchConfig, count: int = 5) -> tuple[list[str], list[list[str]]]:
     """Header and rows for the terminal: the best trials, then what the search began with."""
+    from analysis.search_words import described
+
     best = [suggestion.number for suggestion in ledger.best(count)]
     records = {trial.number: trial for trial in ledger.trials()}
     starts = [number for number, trial in records.items() if trial.start and number not in best]
     rows = []
     for trial in (records[number] for number in (*best, *starts)):
         values = [f"{trial.values[name]:.4g}" if name in trial.values else "" for name in search.objectives]
-        rows.append([f"trial {trial.number}", trial.start or "", trial.state, *values, in_words(trial.params)])
+        rows.append([f"trial {trial.number}", trial.start or "", trial.state, *values, described(trial.params)])
     return ["", "start", "state", *search.objectives, "parameters"], rows

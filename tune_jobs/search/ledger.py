@@ -186,6 +186,9 @@ class Ledger(Standing):
     def _decide(self, trials: list[FrozenTrial], trial: FrozenTrial, step: int) -> dict[str, Any]:
         pruner = make_pruner(self.search.scheduler, trials, max(b.epochs for b in self.search.bases.values()))
         prune, noted = decide(pruner, self._study.study_name, self._study._study_id, trials, trial)
+        # the paper's settings are what all others are compared with, so they run to their ends
+        if str(trial.user_attrs.get(START, "")).startswith("paper_"):
+            prune = False
         # the last epoch of the only seed: nothing is left to spare
         whole = self.search.scheduler.on == "epochs" and len(self.search.seeds) == 1
         if prune and whole and step >= self._suggestion(trial).arm.epochs:

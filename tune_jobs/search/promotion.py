@@ -29,6 +29,7 @@ class Promoted:
     plan: Plan
     ledger: Ledger | None = None
     arms: Mapping[int, str] = field(default_factory=dict)  # of the best trials: number to arm
+    starts: Mapping[str, str] = field(default_factory=dict)  # of the paper's settings: name to arm
 
 
 def search_folder(study: Study, store: Store) -> Path:
@@ -42,7 +43,7 @@ def identity(study: Study, full: Plan) -> dict[str, str]:
     assert search is not None
     parts: dict[str, Any] = {
         "dataset": next(full.of_kind("data")).key,
-        "search.space": plain(search.space.raw),
+        "search.space": list(plain(search.space.raw).items()),  # their order is that of the draws
         "the arms' common settings": {loss: as_config(base) for loss, base in search.bases.items()},
         "search.objectives": list(search.objectives),
         "search.score": as_config(search.score),
@@ -81,13 +82,13 @@ def promoted(study: Study, full: Plan, store: Store) -> Promoted:
     if ledger is None or not ledger.finished or not study.search.promote:
         return Promoted(study, full, ledger)
     search, arms = study.search, dict(study.arms)
-    for name, values, _ in search.space.paper_starts(search.bases):
-        _add(arms, name, search.space.arm(values, search.bases))
+    paper = search.space.paper_starts(search.bases)
+    starts = {name: _add(arms, name, search.space.arm(values, search.bases)) for name, values, _ in paper}
     best = {trial.number: trial.arm for trial in ledger.best(search.promote)}
     names = {number: _add(arms, f"trial_{number}", arm) for number, arm in best.items()}
     larger = dataclasses.replace(study, arms=arms)
     fingerprints = {config: full.by_key[key].config["fingerprint"] for key, config in full.datasets.items()}
-    return Promoted(larger, plan(larger, fingerprints), ledger, names)
+    return Promoted(larger, plan(larger, fingerprints), ledger, names, starts)
 
 
 def _add(arms: dict[str, PretrainConfig | None], name: str, arm: PretrainConfig) -> str:

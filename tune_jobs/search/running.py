@@ -146,14 +146,14 @@ class Running:
         if (number := self.numbers.get(name)) in self.open:
             self.errors.setdefault(number, []).append(error)
 
-    def ended(self, name: str) -> None:
-        """Tune has done with the trial, well or not."""
+    def ended(self, name: str, *, lost: bool) -> None:
+        """Tune has done with the trial; `lost`: for the sake of its process."""
         number = self.numbers.pop(name, None)
         self._dry = False
         if number not in self.open:
             return
         errors = self.errors.get(number, [])
-        if not errors:
+        if not lost:
             self._failed(number, "it ended without a result")
         elif len(errors) > RESTARTS:
             self._failed(number, f"its process died {len(errors)} times, at last: {errors[-1]}")

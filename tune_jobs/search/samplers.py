@@ -48,13 +48,15 @@ def make_sampler(config: SamplerConfig, index: int, *, on_score: bool) -> BaseSa
                     n_startup_trials=config.startup, multivariate=True, group=True, seed=seed
                 )
             case "gp":
-                return optuna.samplers.GPSampler(n_startup_trials=config.startup, seed=seed)
+                return optuna.samplers.GPSampler(
+                    n_startup_trials=config.startup, seed=seed, warn_independent_sampling=False
+                )
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(population_size=config.population, seed=seed)
             case "nsga3":
                 return optuna.samplers.NSGAIIISampler(population_size=config.population, seed=seed)
             case "cmaes":
-                return _ConditionalCmaEs(seed=seed, consider_pruned_trials=on_score)
+                return _ConditionalCmaEs(seed=seed, consider_pruned_trials=on_score, warn_independent_sampling=False)
             case _:
                 return RandomSampler(seed=seed)
 

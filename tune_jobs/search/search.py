@@ -104,11 +104,12 @@ def _check_starts(begun: Begun) -> None:
     assert search is not None
     dataset = begun.ready.dataset
     n_train = dataset.summary["n"]["train"]
-    for loss, base in search.bases.items():
+    starts = [(f"loss {loss}", base) for loss, base in search.bases.items()]
+    for what, arm in (*starts, *search.space.extremes(search.bases)):
         try:
-            check_pretrain(base, n_train, study.resources.workers, dataset.channels)
+            check_pretrain(arm, n_train, study.resources.workers, dataset.channels)
         except ConfigError as error:
-            raise ConfigError(f"search: trials with loss {loss} start from {error}") from None
+            raise ConfigError(f"search.space: a trial with {what} cannot be: {error}") from None
     for _, _, notes in search.space.paper_starts(search.bases):
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
@@ -119,7 +120,7 @@ def _run(begun: Begun, ledger: Ledger) -> None:
     import ray
 
     from tune_jobs.search.run import run_trials
-    from tune_jobs.search.tracking import SearchFollower
+    from tune_jobs.search.tracking import follow_search
     from tune_jobs.search.trial import TrialSettings, run_trial
     from tune_jobs.search.watch import TrialWatch
 
@@ -143,9 +144,9 @@ def _run(begun: Begun, ledger: Ledger) -> None:
 
         run_trial(config, settings, tune.report)
 
-    follower = SearchFollower(study, begun.plan, begun.store, ledger, uri=tracking_uri(study, begun.store))
+    follower = follow_search(study, begun.plan, begun.store, ledger, uri=tracking_uri(study, begun.store))
     try:
-        with TrialWatch(search, ledger, on_finished=follower.trial) as watch:
+        with TrialWatch(search, ledger, on_finished=follower.add) as watch:
             run_trials(
                 ledger, trainable, demand=demand, concurrent=search.concurrent, folder=folder / ".tune", watcher=watch
             )

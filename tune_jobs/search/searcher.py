@@ -28,9 +28,10 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             config = self.running.suggest(trial_id)
         return str(Searcher.FINISHED) if config is None and not self.running.numbers else config
 
-    def on_trial_complete(self, trial_id: str, **_: Any) -> None:
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        del result
         with self.running.surfacing():
-            self.running.ended(trial_id)
+            self.running.ended(trial_id, lost=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger remembers."""
@@ -69,7 +70,7 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # ray has no types
             if name in self.running.numbers:
                 with self.running.surfacing():
                     self.running.died(name, last_error(trial))
-                    self.running.ended(name)
+                    self.running.ended(name, lost=True)
 
 
 def last_error(trial: Trial) -> str:

@@ -53,9 +53,7 @@ def _train_with_workers(
 
     del device  # each worker has its own
     data = store.find("data", stage.inputs["data"])
-    score, report = (evaluations.score, evaluations.add) if evaluations else (None, None)
-    found: dict[str, Any] = pretrain_with_workers(stage, store, data, work, demand, progress, score, report)
-    return found
+    return pretrain_with_workers(stage, store, data, work, demand, progress, evaluations)
 
 
 def _train_here(

@@ -11,6 +11,7 @@ from ssl_core.errors import ConfigError
 from tune_jobs.loading import load
 from tune_jobs.overview import overview
 from tune_jobs.resolution import resolve
+from tune_jobs.search.config import SchedulerConfig
 
 SEARCH: dict[str, Any] = {
     "objectives": ["score"],
@@ -98,3 +99,20 @@ def test_a_dry_run_tells_the_search_and_hides_a_password() -> None:
     assert told["storage"] == "postgresql://me:***@host/db"
     assert told["trials start from"]["mse"]["pool"] == "gap"
     assert "secret" not in overview(resolve(raw(storage="postgresql://me:secret@host/db")))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "epochs"),
+    [
+        (SchedulerConfig(), [1, 3, 9, 12]),
+        (SchedulerConfig(first=2, reduction=2), [2, 4, 8, 12]),
+        (SchedulerConfig(kind="hyperband", first=20), [12]),
+        (SchedulerConfig(on="seconds"), list(range(1, 13))),
+        (SchedulerConfig(kind="median"), list(range(1, 13))),
+        (SchedulerConfig(kind="none"), list(range(1, 13))),
+    ],
+)
+def test_a_trial_is_evaluated_where_it_may_be_stopped_and_at_its_end(
+    scheduler: SchedulerConfig, epochs: list[int]
+) -> None:
+    assert [epoch for epoch in range(1, 13) if scheduler.looks(epoch, 12)] == epochs

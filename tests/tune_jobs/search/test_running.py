@@ -93,21 +93,22 @@ def test_a_suggestion_is_plain_data_and_no_more_are_asked_for_than_run_at_a_time
     assert trials.suggest("c") is None
     trials.reported("a", END)
     assert trials.suggest("c") is None, "told how it ended, but its process is not free yet"
-    trials.ended("a")
+    trials.ended("a", lost=False)
     assert trials.suggest("c") is not None
     assert seen.events == [("started", 0), ("started", 1), ("complete", 0), ("started", 2)]
 
 
 def test_a_ledger_that_is_dry_is_asked_again_when_a_trial_has_ended() -> None:
-    ledger = Told(left=1)
-    trials, _ = running(ledger)
+    ledger = Told(left=2)
+    trials, _ = running(ledger, concurrent=3)
     trials.suggest("a")
-    assert trials.suggest("b") is None
+    trials.suggest("b")
+    assert trials.suggest("c") is None
     ledger.left = 1
-    assert trials.suggest("b") is None, "asked at each of Tune's steps it would cost a look into the storage"
+    assert trials.suggest("c") is None, "asked at each of Tune's steps it would cost a look into the storage"
     trials.reported("a", {"event": "failed", "error": "no"})
-    trials.ended("a")
-    assert trials.suggest("b") is not None
+    trials.ended("a", lost=False)
+    assert trials.suggest("c") is not None
 
 
 def test_the_end_reaches_the_ledger_as_it_was_reported_without_what_tune_adds() -> None:
@@ -126,7 +127,7 @@ def test_a_pruned_trial_is_stopped_with_what_it_cost() -> None:
     assert trials.reported("a", {**EVALUATION, "step": 2}) is False
     assert trials.reported("a", EVALUATION) is True
     assert ledger.outcome == {"score": 0.5, "ece": 0.1, "seconds": 7.9, "accelerator_seconds": 0.0, "epochs": 3}
-    trials.ended("a")
+    trials.ended("a", lost=False)
     assert ledger.ends == [(0, "pruned")]
     assert seen.events[-1] == ("pruned", 0)
 
@@ -150,7 +151,7 @@ def test_a_dead_process_fails_its_trial_only_when_tune_gives_up() -> None:
     for _ in range(4):
         trials.died("a", "killed")
     assert ledger.ends == []
-    trials.ended("a")
+    trials.ended("a", lost=True)
     assert ledger.ends == [(0, "its process died 4 times, at last: killed")]
 
 
@@ -161,11 +162,11 @@ def test_a_trial_that_tune_gives_up_too_early_is_handed_out_again_under_its_numb
     for turn in range(RESTARTS):
         name = "a" if turn == 0 else f"again {turn}"
         trials.died(name, "killed")
-        trials.ended(name)
+        trials.ended(name, lost=True)
         assert ledger.ends == []
         assert trials.suggest(f"again {turn + 1}") == first
     trials.died(f"again {RESTARTS}", "killed")
-    trials.ended(f"again {RESTARTS}")
+    trials.ended(f"again {RESTARTS}", lost=True)
     assert ledger.ends == [(0, "its process died 4 times, at last: killed")]
     assert seen.events == [("started", 0), ("failed", 0)]
 
@@ -177,7 +178,7 @@ def test_a_process_that_dies_after_its_end_changes_nothing_and_is_stopped_when_i
     trials.reported("a", END)
     trials.died("a", "killed")
     assert trials.reported("a", EVALUATION) is True
-    trials.ended("a")
+    trials.ended("a", lost=False)
     assert ledger.ends == [(0, "complete")]
     assert ledger.steps == []
     assert seen.events == [("started", 0), ("complete", 0)]
@@ -187,8 +188,14 @@ def test_a_trial_that_returns_without_a_result_failed() -> None:
     ledger = Told()
     trials, _ = running(ledger)
     trials.suggest("a")
-    trials.ended("a")
+    trials.ended("a", lost=False)
     assert ledger.ends == [(0, "it ended without a result")]
+    trials.suggest("b")
+    trials.died("b", "killed")
+    trials.ended("b", lost=True)
+    trials.suggest("c")
+    trials.ended("c", lost=False)
+    assert ledger.ends[1:] == [(1, "it ended without a result")], "handed out again for ever"
 
 
 def test_an_end_without_a_value_for_an_objective_is_a_failure_to_who_watches() -> None:
@@ -203,14 +210,14 @@ def test_trial_after_trial_that_fails_ends_the_search() -> None:
     for turn in range(FAILURES - 1):
         trials.suggest(str(turn))
         trials.reported(str(turn), {"event": "failed", "error": "no data"})
-        trials.ended(str(turn))
+        trials.ended(str(turn), lost=False)
     trials.suggest("good")
     trials.reported("good", END)
-    trials.ended("good")
+    trials.ended("good", lost=False)
     for turn in range(FAILURES - 1):
         trials.suggest(f"again {turn}")
         trials.reported(f"again {turn}", {"event": "failed", "error": "no data"})
-        trials.ended(f"again {turn}")
+        trials.ended(f"again {turn}", lost=False)
     trials.suggest("last")
     with pytest.raises(StageError, match=f"{FAILURES} trials in a row failed.*no data"), trials.surfacing():
         trials.reported("last", {"event": "failed", "error": "no data"})

@@ -16,7 +16,9 @@ from tune_jobs.watch import PLAIN_EVERY
 class Past:
     """A ledger with one trial that was completed by an earlier run."""
 
-    counts = {"complete": 1, "pruned": 0, "failed": 0, "duplicate": 2, "running": 0, "waiting": 0}
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"complete": 1, "pruned": 0, "failed": 0, "duplicate": 2, "running": 0, "waiting": 0}
 
     def trials(self) -> list[Any]:
         from types import SimpleNamespace
@@ -73,8 +75,9 @@ def test_the_live_table_shows_states_the_best_trial_and_where_running_ones_are()
 
 
 @pytest.mark.parametrize(
-    ("objectives", "better", "worse"), [(("score",), 0.7, 0.5), (("ece", "seconds"), 0.1, 0.2), (("ece", "score"), 0.7, 0.5)]
-)  # fmt: skip
+    ("objectives", "better", "worse"),
+    [(("score",), 0.7, 0.5), (("ece", "seconds"), 0.1, 0.2), (("ece", "score"), 0.7, 0.5)],
+)
 def test_the_best_trial_is_that_of_the_score_or_else_of_the_first_objective(
     objectives: tuple[str, ...], better: float, worse: float
 ) -> None:
