@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ssl_core.feasibility import check_pretrain
 from tune_jobs.ablate import Begun, Result, begin, complete, ray_at, terminable, tracking_uri
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
-from tune_jobs.plan import demand_of
+from tune_jobs.plan import demand_of, pretrain_stage
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.findings import at_a_glance
 from tune_jobs.search.promotion import opened, search_folder
@@ -126,6 +127,7 @@ def _run(begun: Begun, ledger: Ledger) -> None:
 
     study, search = begun.study, begun.study.search
     assert search is not None
+    _sweep(begun, ledger)
     demand = _demand(study, ray.cluster_resources().get("GPU", 0.0))
     folder = search_folder(study, begun.store)
     settings = TrialSettings(
@@ -156,10 +158,20 @@ def _run(begun: Begun, ledger: Ledger) -> None:
     follower.close(timeout=30)
 
 
+def _sweep(begun: Begun, ledger: Ledger) -> None:
+    """Remove checkpoints of stopped and failed trials that a killed run could not remove: nobody goes on from them."""
+    search = begun.study.search
+    assert search is not None
+    data = next(begun.plan.of_kind("data")).key
+    for trial in ledger.trials():
+        if trial.state in ("pruned", "failed"):
+            arm = replace(search.space.arm(trial.params, search.bases), seed=search.seeds[0])
+            folder = begun.store.train_folder(pretrain_stage(arm, begun.study.resources, data))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _demand(study: Study, accelerators: float) -> Demand:
     """What a trial asks for, settled for a cluster that has so many accelerators."""
-    from dataclasses import replace
-
     assert study.search is not None
     resources = study.resources
     wanted = replace(demand_of(resources), workers=resources.workers, checkpoint_seconds=resources.checkpoint_seconds)

@@ -121,6 +121,25 @@ def test_kills_at_every_write_of_the_beginning(tmp_path: Path, fuse: dict[str, A
         assert history(ledger) == history(whole), at
 
 
+def test_a_kill_once_the_parents_of_a_generation_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NSGA keeps them with the study, before the trial that is their first child."""
+    given = search(sampler="nsga3", trials=8, scheduler="none")
+    train(whole := opened(given, tmp_path / "whole"))
+    write = RDBStorage.set_study_system_attr
+
+    def killed(storage: Any, study_id: int, key: str, value: Any) -> None:
+        write(storage, study_id, key, value)
+        if "parent" in key:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RDBStorage, "set_study_system_attr", killed)
+        with pytest.raises(Killed):
+            train(opened(given, tmp_path / "killed"))
+    train(ledger := opened(given, tmp_path / "killed"))
+    assert history(ledger) == history(whole)
+
+
 def test_a_running_trial_is_handed_out_again_with_its_number(tmp_path: Path) -> None:
     given = search()
     first = opened(given, tmp_path)
