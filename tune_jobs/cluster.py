@@ -40,6 +40,8 @@ def local_ray(cpus: int | None = None, *, dashboard: bool = False) -> Iterator[N
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # a process for each of Train's runs that looks out for nodes that are about to be taken away
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     _remove_orphans()
     folder = tempfile.mkdtemp(prefix=f"{FILES}{os.getpid()}-")
     try:

@@ -135,8 +135,7 @@ def train(ledger: Ledger, *, trials: int = 10**6, curve: Callable[..., float] = 
     while len(numbers) < trials and (trial := ledger.next()):
         numbers.append(trial.number)
         for epoch in EVALUATED:
-            if ledger.report(trial.number, epoch, curve(trial.params, epoch)):
-                ledger.prune(trial.number, {"epochs": epoch})
+            if ledger.report(trial.number, epoch, curve(trial.params, epoch), {"epochs": epoch}):
                 break
         else:
             ledger.complete(trial.number, outcome(trial.params, curve(trial.params, EPOCHS)))

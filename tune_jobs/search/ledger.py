@@ -28,7 +28,7 @@ from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.drawing import last_score
 from tune_jobs.search.pruners import decide, make_pruner
 from tune_jobs.search.records import ABANDONED, ARM, DUPLICATE, ERROR, START, TrialRecord
-from tune_jobs.search.standing import LATE, Standing, Suggestion
+from tune_jobs.search.standing import Standing, Suggestion
 
 __all__ = ["Ledger", "Suggestion", "TrialRecord"]
 
@@ -154,8 +154,8 @@ class Ledger(Standing):
 
     # taking back
 
-    def report(self, number: int, step: int, score: float, facts: Mapping[str, Any] | None = None) -> bool:
-        """Whether the trial is to stop after this evaluation; it then is pruned already, with `facts` as its outcome.
+    def report(self, number: int, step: int, score: float, outcome: Mapping[str, Any]) -> bool:
+        """Whether the trial is to stop after this evaluation; it then is pruned already, with `outcome`.
 
         A step that was reported before is not stored again and gives the decision that it gave.
         """
@@ -180,7 +180,7 @@ class Ledger(Standing):
             for key, value in made["noted"].items():
                 self._storage.set_trial_system_attr(trial._trial_id, key, value)
             if made["prune"]:
-                self._end(trial, TrialState.PRUNED, facts or {})
+                self._end(trial, TrialState.PRUNED, outcome)
             return bool(made["prune"])
 
     def _decide(self, trials: list[FrozenTrial], trial: FrozenTrial, step: int) -> dict[str, Any]:
@@ -209,15 +209,6 @@ class Ledger(Standing):
                 return
             said = ", ".join(f"{o} {v}" for o, v in zip(self.search.objectives, values, strict=True))
             self._end(trial, TrialState.FAIL, {**outcome, ERROR: f"an objective is no finite number: {said}"})
-
-    def prune(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """The trial was stopped early. For one that is pruned already, `outcome` is added to what it said."""
-        with self._lock:
-            trial = self._trial(number)
-            if trial.state == TrialState.PRUNED:  # Optuna takes no attributes for a trial that has ended
-                self._study.set_user_attr(LATE.format(number), _plain(outcome))
-            else:
-                self._end(trial, TrialState.PRUNED, outcome)
 
     def fail(self, number: int, error: str) -> None:
         """The trial went wrong. One that has ended is left as it is."""

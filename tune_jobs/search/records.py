@@ -52,14 +52,12 @@ def state_of(trial: FrozenTrial) -> State | None:
     return "duplicate" if DUPLICATE in trial.user_attrs else _STATES[trial.state]
 
 
-def record(
-    trial: FrozenTrial, objectives: Sequence[str], late: Mapping[str, Any], front: frozenset[int]
-) -> TrialRecord | None:
-    """`late`: what was learnt of the trial after it ended; `front`: numbers of those that none is better than."""
+def record(trial: FrozenTrial, objectives: Sequence[str], front: frozenset[int]) -> TrialRecord | None:
+    """A trial that was begun, else None; `front`: numbers of those that none is better than."""
     state = state_of(trial)
     if state is None:
         return None
-    attrs = {**trial.user_attrs, **late}
+    attrs = dict(trial.user_attrs)
     if isinstance(scores := attrs.get("scores"), Mapping):
         attrs["scores"] = {int(seed): score for seed, score in scores.items()}  # JSON's keys are text
     return TrialRecord(

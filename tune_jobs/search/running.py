@@ -44,11 +44,9 @@ class Book(Protocol):
 
     def next(self) -> Suggested | None: ...
 
-    def report(self, number: int, step: int, score: float) -> bool: ...
+    def report(self, number: int, step: int, score: float, outcome: Mapping[str, Any]) -> bool: ...
 
     def complete(self, number: int, outcome: Mapping[str, Any]) -> None: ...
-
-    def prune(self, number: int, outcome: Mapping[str, Any]) -> None: ...
 
     def fail(self, number: int, error: str) -> None: ...
 
@@ -133,11 +131,11 @@ class Running:
         epoch, score = int(result["step"]), float(result["score"])
         self.watcher.evaluated(number, epoch, score)
         spent = int(result["accelerator_seconds"] or result["seconds"])
-        if not self.ledger.report(number, epoch if self.ledger.search.scheduler.on == "epochs" else spent, score):
-            return False
+        step = epoch if self.ledger.search.scheduler.on == "epochs" else spent
         outcome = {key: result.get(key) for key in ("score", "ece", "seconds", "accelerator_seconds")}
         outcome["epochs"] = epoch
-        self.ledger.prune(number, outcome)
+        if not self.ledger.report(number, step, score, outcome):
+            return False
         self._settled(number, "pruned", outcome)
         return True
 

@@ -151,7 +151,7 @@ def _walk(space: Space) -> Iterator[tuple[dict[str, Any], bool]]:
 
 
 class _Step:
-    """What `Space.suggest` needs of a trial. Takes each discrete option that `path` says, the first where it says nothing."""
+    """What `Space.suggest` needs of a trial: takes each discrete option that `path` says, the first else."""
 
     def __init__(self, path: Sequence[int]) -> None:
         self._path = path

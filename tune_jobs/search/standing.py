@@ -18,9 +18,6 @@ from tune_jobs.search.drawing import Drawing
 from tune_jobs.search.importance import importances
 from tune_jobs.search.records import TrialRecord
 
-#: User attribute of the study: what a trial of this number said after it had ended.
-LATE = "late_{}"
-
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -65,9 +62,9 @@ class Standing:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that was begun, duplicates among them, by number."""
-        trials, late = self._trials(), self._study.user_attrs
+        trials = self._trials()
         front = frozenset(t.number for rank, t in records.ranked(trials, self.search.objectives) if rank == 0)
-        made = (records.record(t, self.search.objectives, late.get(LATE.format(t.number), {}), front) for t in trials)
+        made = (records.record(t, self.search.objectives, front) for t in trials)
         return [one for one in made if one is not None]
 
     def best(self, k: int) -> list[Suggestion]:

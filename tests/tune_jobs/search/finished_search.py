@@ -52,8 +52,8 @@ def run(ledger: Ledger, trials: int = 100) -> None:
             ledger.fail(trial.number, "NonFiniteError: loss is nan")
             continue
         for epoch in (1, 3):
-            if ledger.report(trial.number, epoch, score - 0.1 / epoch):
-                ledger.prune(trial.number, {"score": 0.5, "seconds": 2.0 * epoch, "epochs": epoch})
+            outcome = {"score": 0.5, "seconds": 2.0 * epoch, "epochs": epoch}
+            if ledger.report(trial.number, epoch, score - 0.1 / epoch, outcome):
                 break
         else:
             ledger.complete(

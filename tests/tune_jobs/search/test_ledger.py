@@ -123,7 +123,7 @@ def test_kills_at_every_write_of_the_beginning(tmp_path: Path, fuse: dict[str, A
 
 def test_a_kill_once_the_parents_of_a_generation_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NSGA keeps them with the study, before the trial that is their first child."""
-    given = search(sampler="nsga3", trials=8, scheduler="none")
+    given = search(sampler="nsga3", objectives=("seconds", "score"), trials=9, scheduler="none")
     train(whole := opened(given, tmp_path / "whole"))
     write = RDBStorage.set_study_system_attr
 
@@ -159,20 +159,20 @@ def test_what_was_decided_is_decided(tmp_path: Path, fuse: dict[str, Any]) -> No
         for score in (0.5, 0.6, 0.7):
             trial = ledger.next()
             assert trial is not None
-            assert not ledger.report(trial.number, 1, score)
+            assert not ledger.report(trial.number, 1, score, {})
         trial = ledger.next()
         assert trial is not None
         fuse.update(at=after, after=True, count=0)
         try:
-            assert ledger.report(trial.number, 1, 0.1)
+            assert ledger.report(trial.number, 1, 0.1, {})
         except Killed:
             pass
         else:
             break
         fuse["at"] = None
         again = opened(given, folder)
-        assert again.report(trial.number, 1, 0.1), after
-        assert again.report(trial.number, 1, 0.1), after
+        assert again.report(trial.number, 1, 0.1, {}), after
+        assert again.report(trial.number, 1, 0.1, {}), after
         assert again.trials()[trial.number].state == "pruned"
     else:
         raise AssertionError("never came through")
@@ -183,12 +183,12 @@ def test_a_step_reported_again_goes_on_as_before(tmp_path: Path) -> None:
     first, second = ledger.next(), ledger.next()
     assert first is not None
     assert second is not None
-    assert not ledger.report(first.number, 1, 0.5)
-    assert not ledger.report(first.number, 2, 0.4)
+    assert not ledger.report(first.number, 1, 0.5, {})
+    assert not ledger.report(first.number, 2, 0.4, {})
     for score in (0.9, 0.8):
-        assert not ledger.report(second.number, 1, score)  # meanwhile others do better
-    assert not ledger.report(first.number, 1, 0.0)
-    assert not ledger.report(first.number, 2, 0.0)
+        assert not ledger.report(second.number, 1, score, {})  # meanwhile others do better
+    assert not ledger.report(first.number, 1, 0.0, {})
+    assert not ledger.report(first.number, 2, 0.0, {})
     assert ledger.trials()[first.number].curve == {1: 0.5, 2: 0.4}
 
 
@@ -243,26 +243,29 @@ def test_an_objective_that_is_no_number_fails_its_trial(value: Any, tmp_path: Pa
 def test_a_score_that_is_no_number_prunes(tmp_path: Path) -> None:
     ledger = opened(search(sampler="tpe"), tmp_path)
     train(ledger, curve=lambda params, epoch: math.nan if params["loss"] == "mse" else planted(params, epoch))
-    assert {t.state for t in ledger.trials() if t.params["loss"] == "mse"} == {"pruned"}
+    states = {(t.start, t.state) for t in ledger.trials() if t.params["loss"] == "mse"}
+    assert states == {("paper_mse", "failed"), (None, "pruned")}  # the paper's settings run to their ends
 
 
 def test_ends_are_told_once(tmp_path: Path) -> None:
     ledger = opened(search(), tmp_path)
     trials = [ledger.next() for _ in range(3)]
     done, bad, stopped = (t.number for t in trials if t is not None)
+    ledger.report(done, 1, 0.5, {})
     for _ in range(2):
         ledger.complete(done, outcome({}, 0.5))
         ledger.fail(bad, "no gradient")
-        ledger.prune(stopped, {"epochs": 2, "score": 0.1})
+        assert ledger.report(stopped, 1, 0.1, {"epochs": 1, "score": 0.1})
     ledger.fail(done, "late")
     ledger.complete(bad, outcome({}, 0.9))
-    ledger.prune(done, {"epochs": 3})
+    ledger.fail(stopped, "late")
     records = ledger.trials()
     assert [records[n].state for n in (done, bad, stopped)] == ["complete", "failed", "pruned"]
     assert records[done].values == {"score": 0.5}
     assert records[done].attrs["epochs"] == EPOCHS
+    assert records[stopped].attrs == {"epochs": 1, "score": 0.1}
     assert records[bad].error == "no gradient"
-    assert not ledger.report(done, 5, 0.0)
+    assert not ledger.report(done, 5, 0.0, {})
 
 
 @pytest.mark.parametrize("kind", ["tpe", "nsga2", "gp"])

@@ -14,6 +14,9 @@ from ledgers import EPOCHS, EVALUATED, opened, outcome, search
 from tune_jobs.search.config import SchedulerConfig
 from tune_jobs.search.pruners import MedianSoFar, make_pruner
 
+#: The paper's settings, which come first and run to their ends.
+STARTS = 2
+
 
 def _curves(count: int) -> list[list[float]]:
     chance = random.Random(0)
@@ -26,7 +29,7 @@ def _lengths(ledger: Any, curves: list[list[float]]) -> list[int]:
     for curve in curves:
         trial = ledger.next()
         for epoch, score in zip(EVALUATED, curve, strict=True):
-            if ledger.report(trial.number, epoch, score):
+            if ledger.report(trial.number, epoch, score, {}):
                 break
         else:
             ledger.complete(trial.number, outcome(trial.params, curve[-1]))
@@ -40,11 +43,11 @@ def test_decisions_are_optunas(kind: str, tmp_path: Path) -> None:
     config = SchedulerConfig(kind=kind)  # type: ignore[arg-type]
     study = optuna.create_study(study_name="toy", direction="maximize", pruner=make_pruner(config, [], EPOCHS))
     expected = []
-    for curve in curves:
+    for at, curve in enumerate(curves):
         trial = study.ask()
         for epoch, score in zip(EVALUATED, curve, strict=True):
             trial.report(score, epoch)
-            if trial.should_prune():
+            if trial.should_prune() and at >= STARTS:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 break
         else:
@@ -58,8 +61,8 @@ def test_decisions_are_optunas(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_trial_that_has_nothing_left_to_train_is_not_pruned(tmp_path: Path) -> None:
-    falling = [[1.0, 0.8, 0.6 - i / 10] for i in range(4)]
-    assert _lengths(opened(search(), tmp_path / "one"), falling) == [EPOCHS] * 4
+    falling = [[1.0, 0.8, 0.6 - i / 10] for i in range(5)]
+    assert _lengths(opened(search(), tmp_path / "one"), falling) == [EPOCHS] * 5
     ledger = opened(search(seeds=(1, 2)), tmp_path / "two")
     _lengths(ledger, falling)
     assert ledger.counts["pruned"] == 3  # another seed is left to train

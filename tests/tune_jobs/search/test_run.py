@@ -74,7 +74,7 @@ def without_ray(folder: Path) -> None:
         score = 0.0
         for epoch in range(1, EPOCHS + 1):
             score = worth(suggestion.arm.learning_rate, epoch)
-            if ledger.report(suggestion.number, epoch, score):
+            if ledger.report(suggestion.number, epoch, score, {}):
                 break
         else:
             ledger.complete(suggestion.number, {"score": score})

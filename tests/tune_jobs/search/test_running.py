@@ -33,16 +33,16 @@ class Told:
         self.left, self.number = self.left - 1, self.number + 1
         return SimpleNamespace(number=self.number, params={"learning_rate": 0.1}, arm=BASE)
 
-    def report(self, number: int, step: int, score: float) -> bool:
+    def report(self, number: int, step: int, score: float, outcome: Any) -> bool:
         self.steps.append((number, step))
-        return self.prunes.get(number) == step
+        if self.prunes.get(number) != step:
+            return False
+        self.ends.append((number, "pruned"))
+        self.outcome = dict(outcome)
+        return True
 
     def complete(self, number: int, outcome: Any) -> None:
         self.ends.append((number, "complete"))
-        self.outcome = dict(outcome)
-
-    def prune(self, number: int, outcome: Any) -> None:
-        self.ends.append((number, "pruned"))
         self.outcome = dict(outcome)
 
     def fail(self, number: int, error: str) -> None:

@@ -34,7 +34,7 @@ def train(config: dict[str, Any], shared: Any, folder: Path) -> None:
 
     def report(values: Any) -> None:
         with (folder / f"reports-{number}").open("a") as file:
-            file.write(json.dumps({**values, "pid": os.getpid()}) + "\n")
+            file.write(json.dumps({**values, "pid": os.getpid(), "time": time.time()}) + "\n")
         # after the second epoch, when the first one's checkpoint is there
         if values.get("step") == 2 and number in KILLED and not (folder / f"killed-{number}").exists():
             (folder / f"killed-{number}").touch()
