@@ -91,7 +91,7 @@ def begin(study: Study, store: Store, address: str | None, command: str) -> Begu
     """Find bad input before anything runs; pack and audit what is not yet."""
     full = planned(study, store)
     if address is None:  # a cluster's capacity is known once it is joined
-        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, _accelerators()))
+        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, accelerators()))
     facts = {"git_commit": git_commit()}
     ready = make_ready(store, full, facts, on_ray=ray_at(address))
     enforce(study, ready.audit)
@@ -185,7 +185,7 @@ def ray_at(address: str | None) -> Start:
     return (lambda: joined_ray(address)) if address else local_ray
 
 
-def _accelerators() -> float:
+def accelerators() -> float:
     """Accelerators of this machine, without importing torch: what Ray will find."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

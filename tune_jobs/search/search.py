@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.errors import ConfigError
 from ssl_core.feasibility import check_pretrain
-from tune_jobs.ablate import Begun, Result, begin, complete, ray_at, terminable, tracking_uri
+from tune_jobs.ablate import Begun, Result, accelerators, begin, complete, ray_at, terminable, tracking_uri
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
 from tune_jobs.plan import demand_of, pretrain_stage
@@ -68,6 +68,8 @@ def search(study: Study, *, root: Path, address: str | None, command: str) -> Se
     with running(study.study, store), terminable():
         begun = begin(study, store, address, command)
         _check_starts(begun)
+        if address is None:  # what a cluster has is known once it is joined
+            _demand(study, accelerators())
         ledger = opened(study, begun.plan, store, create=True)
         assert ledger is not None
         with contextlib.ExitStack() as stack:
@@ -103,6 +105,8 @@ def _check_starts(begun: Begun) -> None:
     """ConfigError where what trials start from cannot be on this dataset; what to tell the user goes to stderr."""
     study, search = begun.study, begun.study.search
     assert search is not None
+    from ssl_core.data.labels import label_subset
+
     dataset = begun.ready.dataset
     n_train = dataset.summary["n"]["train"]
     starts = [(f"loss {loss}", base) for loss, base in search.bases.items()]
@@ -111,6 +115,15 @@ def _check_starts(begun: Begun) -> None:
             check_pretrain(arm, n_train, study.resources.workers, dataset.channels)
         except ConfigError as error:
             raise ConfigError(f"search.space: a trial with {what} cannot be: {error}") from None
+    for seed in search.seeds:  # drawn as each trial of that seed will draw them: DataError where they cannot be
+        label_subset(
+            dataset.labels,
+            dataset.splits,
+            fraction=search.score.fraction,
+            seed=seed,
+            config=search.score.labels,
+            groups=dataset.groups,
+        )
     for _, _, notes in search.space.paper_starts(search.bases):
         for note in notes:
             print(f"note: {note}", file=sys.stderr)

@@ -59,11 +59,12 @@ def workers() -> list[int]:
     return sorted(found)
 
 
-def groups() -> set[str]:
-    """Placement groups that are there."""
+def groups(workers: bool = False) -> set[str]:
+    """Placement groups that are there; only those that hold workers, if asked so."""
     from ray.util import placement_group_table
 
-    return {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
+    there = {name: facts["bundles"] for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
+    return {name for name, bundles in there.items() if not workers or "CPU" in bundles[0]}
 
 
 class Watch(Seen):
@@ -77,7 +78,7 @@ class Watch(Seen):
     def finished(self, number: int, state: str, outcome: Any) -> None:
         super().finished(number, state, outcome)
         if state == "pruned":
-            self.threads.append(threading.Thread(target=self.wait, args=(groups(), time.monotonic())))
+            self.threads.append(threading.Thread(target=self.wait, args=(groups(workers=True), time.monotonic())))
             self.threads[-1].start()
 
     def wait(self, held: set[str], began: float) -> None:
@@ -90,12 +91,17 @@ def main(folder: Path, trials: int) -> dict[str, Any]:
     from tune_jobs.cluster import local_ray
     from tune_jobs.machine import LOOPBACK, listening
     from tune_jobs.plan import as_config
+    from tune_jobs.search.config import SchedulerConfig
     from tune_jobs.search.run import run_trials
     from tune_jobs.stage import Demand
 
     demand = Demand(workers=2, cpus=1, accelerators=0.0, checkpoint_seconds=0)
-    resources = dataclasses.replace(RESOURCES, workers=2)
-    shared = dataclasses.replace(settings(folder / "runs"), demand=demand, resources=resources)
+    shared = dataclasses.replace(
+        settings(folder / "runs"),
+        demand=demand,
+        resources=dataclasses.replace(RESOURCES, workers=2),
+        scheduler=SchedulerConfig(kind="median"),  # looks after each epoch
+    )
     ledger, watch, began = Told(left=trials, prunes=dict.fromkeys(range(1, trials, 3), 1)), Watch(), time.monotonic()
 
     def trainable(config: dict[str, Any]) -> None:
@@ -104,8 +110,10 @@ def main(folder: Path, trials: int) -> dict[str, Any]:
 
     with local_ray(cpus=2, dashboard=True):
         import ray
+        from ray.util.state import get_actor
 
-        sockets = listening(os.getpid())
+        sockets = listening(os.getpid()) or []
+        dashboard = bool(get_actor("0" * 32) is None and sockets)
         run_trials(ledger, trainable, demand=demand, concurrent="auto", folder=folder / ".tune", watcher=watch)
         seconds = time.monotonic() - began
         for thread in watch.threads:
@@ -121,8 +129,8 @@ def main(folder: Path, trials: int) -> dict[str, Any]:
         "groups": sorted(left),
         "cpus": free,
         "seconds": seconds,
-        "outside": [entry for entry in sockets or () if entry[0] not in LOOPBACK],
-        "sockets": len(sockets or ()),
+        "outside": [entry for entry in sockets if entry[0] not in LOOPBACK],
+        "dashboard": dashboard,
     }
 
 
