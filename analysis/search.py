@@ -46,6 +46,7 @@ class SearchFindings:
     logs: Collection[str] = ()  # parameters on a log axis
     promoted: Mapping[int, str] = field(default_factory=dict)  # trial to arm
     starts: Mapping[str, str] = field(default_factory=dict)  # warm start to its arm, where that has another name
+    controls: Mapping[int, str] = field(default_factory=dict)  # promoted trial to the arm without its block losses
     duplicates: int = 0  # suggestions that had been tried before, and were not trained again
     sampler: str = "tpe"
     scheduler: str = "asha"

@@ -112,13 +112,14 @@ def _row(search: SearchFindings, row: Mapping[Any, Any], place: Mapping[int, int
 
 
 def fresh(search: SearchFindings, judged: DataFrame, facts: Facts) -> TextTable | None:
-    """Promoted trials against the paper's settings, over the study's own seeds on the test images."""
+    """Promoted trials against themselves without block losses, then the paper's settings, on the study's own seeds."""
     names = search.trials["start"].dropna().tolist()
     paper = [search.starts.get(name, name) for name in names if name.startswith("paper_")]
     rows = main_comparisons(judged, metric=facts.metric, baseline=None) if len(judged) else judged
     groups: dict[str, list[list[str]]] = {}
     for trial, arm in search.promoted.items():
-        for other in paper:
+        control = [search.controls[trial]] if trial in search.controls else []
+        for other in dict.fromkeys([*control, *paper]):
             for row in rows.to_dict("records") if arm != other else ():
                 if {row["arm"], row["against"]} != {arm, other}:
                     continue
@@ -141,7 +142,8 @@ def fresh(search: SearchFindings, judged: DataFrame, facts: Facts) -> TextTable 
         f"Best trials against the paper’s settings on fresh seeds: test {metric_name(facts.metric)}"
         f"{', in percentage points' if facts.metric in SCORES else ''}.",
         "Paired over the study’s seeds, none of which the search used; p is adjusted over all comparisons of that "
-        "score in its table.",
+        "score in its table."
+        + (" Against itself without its losses, a trial shows what the losses do alone." if search.controls else ""),
         columns,
         groups,
     )

@@ -157,6 +157,16 @@ def test_fresh_seeds_compare_the_promoted_with_the_papers_settings():
     assert [row[-1] for row in mirrored] == ["better", "worse"]  # the first is now the one that is turned
 
 
+def test_a_promoted_trial_is_first_compared_with_itself_without_its_losses():
+    found, _, judged = promoted()
+    control = judged.loc[judged["against"] == "moco"].assign(against="trial_3_no_losses", effect=0.01)
+    with_control = replace(found, controls={3: "trial_3_no_losses"})
+    table = shown(with_control, pd.concat([judged, control]))["fresh"]
+    assert table.groups["Trial 3, arm trial_3"][0][:3] == ["Full, 1%", "trial_3_no_losses", "+1.0"]
+    assert "what the losses do alone" in table.legend
+    assert "what the losses do alone" not in shown(found, judged)["fresh"].legend
+
+
 def test_the_table_of_trials_holds_the_best_and_the_starts_and_no_score_of_a_pruned_one():
     table = shown(search())["best"]
     best, starts = table.groups.values()

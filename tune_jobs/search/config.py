@@ -84,6 +84,7 @@ class SearchConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     warm_starts: tuple[Mapping[str, Any], ...] = ()  # tried after the paper's settings, before anything is sampled
     promote: int = 2  # best trials that become arms, pretrained anew with the study's seeds
+    controls: bool = True  # whether each of those is compared with itself without its block losses, as an arm more
     concurrent: int | Literal["auto"] = "auto"  # trials at a time; auto: what the cluster holds
     storage: str | None = None  # of Optuna, e.g. postgresql://...; null: SQLite in the study's folder
 

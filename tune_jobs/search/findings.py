@@ -44,6 +44,7 @@ def search_findings(found: Promoted) -> SearchFindings | None:
         logs=search.space.logs,
         promoted=found.arms,
         starts=found.starts,
+        controls=found.controls,
         on=search.scheduler.on,
         duplicates=sum(t.state == "duplicate" for t in records),
         sampler=search.sampler.kind,

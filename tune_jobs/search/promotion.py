@@ -30,6 +30,7 @@ class Promoted:
     ledger: Ledger | None = None
     arms: Mapping[int, str] = field(default_factory=dict)  # of the best trials: number to arm
     starts: Mapping[str, str] = field(default_factory=dict)  # of the paper's settings: name to arm
+    controls: Mapping[int, str] = field(default_factory=dict)  # of the best trials without their block losses
 
 
 def search_folder(study: Study, store: Store) -> Path:
@@ -73,8 +74,10 @@ def opened(study: Study, full: Plan, store: Store, *, create: bool) -> Ledger | 
 def promoted(study: Study, full: Plan, store: Store) -> Promoted:
     """The study with the paper's settings and the best trials as arms, where its search has come to its end.
 
-    An arm that the study has under another name is not added again. Raises ConfigError where the storage holds another
-    search than the study's.
+    A trial that won by its rate or its temperature would have won without its block losses too: the same arm without
+    them is an arm of its own, its control. An arm that the study has under another name is not added again.
+
+    Raises ConfigError where the storage holds another search than the study's.
     """
     if study.search is None:
         return Promoted(study, full)
@@ -86,9 +89,14 @@ def promoted(study: Study, full: Plan, store: Store) -> Promoted:
     starts = {name: _add(arms, name, search.space.arm(values, search.bases)) for name, values, _ in paper}
     best = {trial.number: trial.arm for trial in ledger.best(search.promote)}
     names = {number: _add(arms, f"trial_{number}", arm) for number, arm in best.items()}
+    controls = {
+        number: _add(arms, f"trial_{number}_no_losses", dataclasses.replace(arm, mse=None, barlow=None))
+        for number, arm in best.items()
+        if search.controls and (arm.mse or arm.barlow)
+    }
     larger = dataclasses.replace(study, arms=arms)
     fingerprints = {config: full.by_key[key].config["fingerprint"] for key, config in full.datasets.items()}
-    return Promoted(larger, plan(larger, fingerprints), ledger, names, starts)
+    return Promoted(larger, plan(larger, fingerprints), ledger, names, starts, controls)
 
 
 def _add(arms: dict[str, PretrainConfig | None], name: str, arm: PretrainConfig) -> str:

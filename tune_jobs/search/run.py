@@ -53,12 +53,12 @@ def run_trials(
     cpus, accelerators = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     settled = demand.on(accelerators)
     running = Running(ledger, watcher, capacity(settled, cpus, accelerators, concurrent))
-    one, folder = settled.workers == 1, folder.resolve()
+    folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with _environment(ENVIRONMENT), _silence("ray.tune", "ray.train", "ray.air"):
             tune.run(
-                tune.with_resources(process(trainable, waits=one), resources(settled)),
+                tune.with_resources(process(trainable), resources(settled)),
                 name="trials",
                 storage_path=str(folder),
                 num_samples=-1,
@@ -66,8 +66,7 @@ def run_trials(
                 scheduler=LedgerScheduler(running),
                 max_failures=RESTARTS,
                 raise_on_failed_trial=False,
-                # with several workers a stopped trial's process has to end, for its workers end with it
-                reuse_actors=one,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
                 verbose=0,
             )
@@ -107,10 +106,10 @@ def capacity(demand: Demand, cpus: float, accelerators: float, concurrent: int |
     return most if concurrent == "auto" else min(concurrent, most)
 
 
-def process(trainable: Callable[[dict[str, Any]], None], *, waits: bool) -> Any:
+def process(trainable: Callable[[dict[str, Any]], None]) -> Any:
     """Tune's class for a process that trains one trial after the other with `trainable`.
 
-    `waits`: a process that is told to stop first lets its trial leave in good order.
+    Told to stop, it first lets its trial leave in good order: tidy up, and end its workers where it has several.
     """
     from ray.tune.trainable import wrap_function
 
@@ -143,8 +142,7 @@ def process(trainable: Callable[[dict[str, Any]], None], *, waits: bool) -> Any:
             try:
                 super().cleanup()
             finally:
-                if waits:
-                    self.left.wait(LEAVE_SECONDS)
+                self.left.wait(LEAVE_SECONDS)
 
     return Process
 

@@ -42,7 +42,14 @@ def test_the_best_trials_and_the_papers_settings_are_arms_with_the_studys_seeds(
     best = [trial.number for trial in ledger.best(2)]
     # the second best is what the paper does without losses: the study's own arm `plain`, which is not there twice
     assert (best[1], found.arms) == (0, {best[0]: f"trial_{best[0]}", 0: "plain"})
-    assert list(found.study.arms) == ["plain", "supervised", "paper_mse", f"trial_{best[0]}"]
+    # and what the winner is without its losses tells whether it owes its place to them
+    assert found.controls == {best[0]: f"trial_{best[0]}_no_losses"}
+    assert list(found.study.arms) == ["plain", "supervised", "paper_mse", f"trial_{best[0]}", *found.controls.values()]
+    control, arm = (found.study.arms[f"trial_{best[0]}{end}"] for end in ("_no_losses", ""))
+    assert arm is not None
+    assert arm.mse is not None
+    assert control == dataclasses.replace(arm, mse=None)
+    assert promoted(finished.study(controls=False), planned, store).controls == {}
     assert found.starts == {"paper_moco": "plain", "paper_mse": "paper_mse"}
     mse = found.study.arms["paper_mse"]
     assert mse is not None

@@ -102,6 +102,7 @@ def test_each_trial_is_a_stage_and_a_row(done: Done) -> None:
 def test_the_best_trial_is_an_arm_with_the_studys_seed_beside_the_papers_settings(done: Done) -> None:
     table = trials(done)
     best = table.loc[table["score"].idxmax()]
+    # without their losses all of them are the arm moco
     arms = {"moco", "paper_mse"} | ({f"trial_{best['trial']}"} if best["trial"] == 2 else set())
     scores = pd.read_csv(done.folder / "runs" / "small" / "tables" / "label_efficiency.csv")
     assert set(scores["arm"]) == arms
