@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,15 +35,7 @@ def local_ray(cpus: int | None = None, *, dashboard: bool = False) -> Iterator[N
 
     `dashboard`: with Ray's dashboard and its State API, which frees what the workers of a killed trial held.
     """
-    # Ray binds to every interface unless it believes that it cannot form a cluster; read when ray is imported
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    _quiet()
-    # a token of this run alone, instead of the one that Ray would keep in the home folder
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # a process for each of Train's runs that looks out for nodes that are about to be taken away
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    make_private()
     _remove_orphans()
     folder = tempfile.mkdtemp(prefix=f"{FILES}{os.getpid()}-")
     try:
@@ -53,6 +47,24 @@ def local_ray(cpus: int | None = None, *, dashboard: bool = False) -> Iterator[N
                 _stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def make_private() -> None:
+    """Set, once in a process, what a local Ray reads as it is imported: listen on 127.0.0.1 only, ask for a token.
+
+    Raises RuntimeError where Ray was imported before: it would listen to everybody, or refuse its own processes.
+    """
+    if "ray" in sys.modules:
+        raise RuntimeError("ray was imported before tune_jobs.cluster.make_private() or local_ray() was called")
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray binds to every interface if it may form a cluster
+    _quiet()
+    # a token of this process alone, instead of the one that Ray would keep in the home folder
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # a process for each of Train's runs that looks out for nodes that are about to be taken away
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def _start(folder: str, cpus: int | None, port: int | None) -> None:

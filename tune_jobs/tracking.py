@@ -27,7 +27,7 @@ PAUSE = 60.0
 
 @dataclass(frozen=True)
 class Synced:
-    """What a replay found and did, in runs of stages."""
+    """What a replay found and did, in runs of stages or trials."""
 
     uri: str  # its password hidden
     created: int

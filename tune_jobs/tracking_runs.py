@@ -68,11 +68,12 @@ class Runs:
             self._runs[self._identity(tags)] = Run(run.info.run_id, parent, dict(tags))
         return str(run.info.run_id)
 
-    def end(self, run: str, tags: Mapping[str, str], parent: str, status: str, ended: int) -> None:
+    def end(self, run: str, tags: Mapping[str, str], parent: str, status: str, ended: int) -> Run:
         """A run that is written once has been written."""
         self.client.set_terminated(run, status, ended)
         self.client.set_tag(run, COMPLETE, "true")
-        self._runs[self._identity(tags)] = Run(run, parent, dict(tags))
+        whole = self._runs[self._identity(tags)] = Run(run, parent, dict(tags))
+        return whole
 
     def place(self, run: Run, parent: str | None) -> None:
         """Move a run below its parent, if that was deleted by hand and written anew."""
@@ -80,12 +81,23 @@ class Runs:
             self.client.set_tag(run.id, PARENT, parent)
             run.parent = parent
 
-    def tag(self, run: Run, tags: Mapping[str, str]) -> None:
-        """Set the tags that differ."""
-        for name, value in tags.items():
-            if run.tags.get(name) != value:
-                self.client.set_tag(run.id, name, value)
-                run.tags[name] = value
+    def tag(self, run: Run, name: str, value: str | None) -> None:
+        """Set a tag, where it differs; None: take it away."""
+        if run.tags.get(name) == value:
+            return
+        if value is None:
+            self.client.delete_tag(run.id, name)
+            del run.tags[name]
+        else:
+            self.client.set_tag(run.id, name, value)
+            run.tags[name] = value
+
+    def renew(self, run: Run, params: Mapping[str, str]) -> None:
+        """Delete a growing run that holds other parameters: MLflow changes none. What lies below it stays."""
+        held = self.client.get_run(run.id).data.params
+        if any(params.get(name) != value for name, value in held.items()):
+            self.client.delete_run(run.id)
+            del self._runs[self._identity(run.tags)]
 
     def log(self, run: str, params: Mapping[str, str], points: Sequence[Point]) -> None:
         from mlflow.entities import Metric, Param

@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
+from mlflow_store import database, mlflow_client, shown
 
 from ssl_core.errors import ConfigError, StageError
 from tune_jobs.plan import Plan, plan
@@ -30,7 +28,7 @@ from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.tracking import TrackingError, default_uri, follow, mask, sync, ui_command
-from tune_jobs.tracking_client import IMPATIENCE, connect, reason
+from tune_jobs.tracking_client import IMPATIENCE, reason
 from tune_jobs.tracking_facts import Record, allowed, finite, flatten, summary
 from tune_jobs.tracking_writer import study_key
 
@@ -122,76 +120,10 @@ def replay(study: Study, planned: Plan, store: Store) -> Any:
     return sync(study, planned, store, uri=default_uri(store.root), folder=store.root / study.study)
 
 
-def database(root: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, deleted runs and metric histories included."""
-    with sqlite3.connect(root / "mlflow.db") as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        found = {t: sorted(connection.execute(f"SELECT * FROM {t}").fetchall(), key=repr) for t in tables}
-    connection.close()
-    return found
-
-
 def artifacts(root: Path) -> dict[str, tuple[str, int]]:
     """Content of every artifact, and when it was written: MLflow copies the modification time."""
     files = sorted(p for p in (root / "mlartifacts").rglob("*") if p.is_file())
     return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_ctime_ns) for p in files}
-
-
-def shown(root: Path) -> dict[str, Any]:
-    """What a person sees: each run that is not deleted, under the path of its parents' names, without ids.
-
-    A run is (status, start, end), parameters, {metric: [(step, value), ...]}, tags, names of artifacts.
-    """
-    client = mlflow_client(root)
-    runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
-    by_id = {r.info.run_id: r for r in runs}
-    histories: dict[str, dict[str, list[tuple[int, float]]]] = {run: {} for run in by_id}
-    for key, value, when, run, step, is_nan in database(root)["metrics"]:
-        if run in histories:
-            histories[run].setdefault(key, []).append((step, when, float("nan") if is_nan else value))
-
-    def path(run: Any) -> str:
-        parent = run.data.tags.get("mlflow.parentRunId")
-        stage = run.data.tags.get("intermoco.stage", "")
-        return (path(by_id[parent]) + "/" if parent else "") + f"{run.info.run_name}|{stage}"
-
-    view: dict[str, Any] = {}
-    for run in runs:
-        assert path(run) not in view
-        history = {k: [(s, v) for s, _, v in sorted(points)] for k, points in histories[run.info.run_id].items()}
-        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
-        info = (run.info.status, run.info.start_time, run.info.end_time)
-        view[path(run)] = (info, run.data.params, history, tags, stored(run.info.artifact_uri))
-    return view
-
-
-def stored(uri: str) -> list[str]:
-    folder = Path(unquote(urlsplit(uri).path))
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
-def mlflow_client(root: Path) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(default_uri(root))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    def relax(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", relax)
-    yield
-    event.remove(Engine, "connect", relax)
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: making them takes seconds, copying them does not."""
-    root = tmp_path_factory.mktemp("empty")
-    connect(default_uri(root))
-    return root / "mlflow.db"
 
 
 def a_store(root: Path, empty_database: Path) -> Store:
@@ -420,6 +352,8 @@ def test_other_data_or_settings_are_another_study_run_but_another_place_is_not()
     study, planned = tiny()
     key = study_key(study, planned)
     assert study_key(*tiny(resources={"cpus": 2}, tracking={"experiment": "elsewhere"})) == key
+    search = {"space": {"learning_rate": [0.01, 0.1]}, "objectives": ["score"], "score": {"fraction": 1.0}}
+    assert study_key(*tiny(search=search)) == key
     here, there = ({"source": "npz", "path": path, "name": "x"} for path in ("/here/x.npz", "/there/x.npz"))
     assert study_key(*tiny(dataset=here)) == study_key(*tiny(dataset=there)) != key
     assert study_key(study, plan(study, "e" * 64)) != key

@@ -19,7 +19,7 @@ from tune_jobs.search.workers import Mailbox
 from tune_jobs.store import read_manifest
 from tune_jobs.train import _is_loss, failure
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 HERE = Path(__file__).parent
 GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
@@ -27,11 +27,11 @@ GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Four trials: 0 loses a worker, 1 is pruned, 2 loses its process, 3 fails. 20 are the same to look at."""
+    """Four trials; what happens to each, workers_on_ray.py says. It was seen with 20 too."""
     folder = tmp_path_factory.mktemp("workers")
     done = subprocess.run(
         [sys.executable, str(HERE / "workers_on_ray.py"), str(folder), "4"],
-        capture_output=True, text=True, timeout=280, start_new_session=True,
+        capture_output=True, text=True, timeout=540, start_new_session=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1])
@@ -43,34 +43,26 @@ def reports(folder: Path, number: int) -> list[dict[str, Any]]:
 
 def test_each_trial_ends_as_it_should(seen: tuple[Path, dict[str, Any]]) -> None:
     folder, found = seen
-    ends = dict(found["ends"])
-    assert {number: ends[number] for number in (0, 1, 2)} == {0: "complete", 1: "pruned", 2: "complete"}
-    assert ends[3].startswith("DataError: label fraction 1e-09 keeps 1 of 32 training images")
+    assert found["ends"] == [[0, "DataError: no label is left"], [1, "pruned"], [2, "complete"], [3, "complete"]]
     assert [report["step"] for report in reports(folder, 1)] == [1]
-    assert {step for number, step in found["steps"] if number == 0} == {1, 2, 3}
+    *told, end = reports(folder, 3)
+    assert ([report["step"] for report in told], end["cached"]) == ([1, 2, 3], 1)
 
 
 def test_what_was_killed_goes_on_from_its_checkpoint(seen: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = seen
-    for number, processes in ((0, 1), (2, 2)):
-        *told, end = reports(folder, number)
-        assert [report["step"] for report in told] == [1, 2, 1, 2, 3]
-        same = ("score", "ece", "seconds")
-        assert [told[0][name] for name in same] == [told[2][name] for name in same], "told again, not done again"
+    for number, steps, processes in ((0, [1, 2, 1, 2], 1), (2, [1, 2, 1, 2, 3], 2)):
+        told = [report for report in reports(folder, number) if report["event"] == "evaluation"]
+        assert [report["step"] for report in told] == steps
+        assert told[0] | {"pid": 0, "time": 0} == told[2] | {"pid": 0, "time": 0}, "told again, not done again"
+        for name in ("score", "ece"):
+            assert told[1][name] == told[3][name], "done again from the same state"
         assert len({report["pid"] for report in told}) == processes
-        (stage,) = end["stages"]
-        manifest = read_manifest(folder / "runs" / "stages" / stage)
-        assert manifest["resumed_epoch"] == 1
-        assert end["peak_memory"] == manifest["peak_memory"] > 50e6
-        assert end["epochs"] == 3
-
-
-def test_a_trial_that_is_killed_and_not_stopped_scores_what_it_would_have(seen: tuple[Path, dict[str, Any]]) -> None:
-    """The second epoch was done twice, from the same state."""
-    folder, _ = seen
-    for number in (0, 2):
-        told = reports(folder, number)
-        assert [told[1][name] for name in ("score", "ece")] == [told[3][name] for name in ("score", "ece")]
+    *_, end = reports(folder, 2)
+    manifest = read_manifest(folder / "runs" / "stages" / end["stages"][0])
+    assert manifest["resumed_epoch"] == 1
+    assert end["peak_memory"] == manifest["peak_memory"] > 50e6
+    assert end["epochs"] == 3
 
 
 def test_pruned_and_dead_trials_give_back_what_they_held(seen: tuple[Path, dict[str, Any]]) -> None:
@@ -82,7 +74,7 @@ def test_pruned_and_dead_trials_give_back_what_they_held(seen: tuple[Path, dict[
     stages = folder / "runs" / "stages"
     assert list((stages / ".train").iterdir()) == []
     assert len(list((stages / ".work").iterdir())) == 1, "that of the killed process; the next run sweeps it"
-    assert len(list(stages.glob("pretrain-*"))) == len(list(stages.glob("score-*"))) == 2
+    assert len(list(stages.glob("pretrain-*"))) == len(list(stages.glob("score-*"))) == 1
 
 
 def test_a_local_ray_with_a_dashboard_listens_on_this_machine_alone(seen: tuple[Path, dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Trials of two workers on one local Ray: `python workers_on_ray.py FOLDER TRIALS` prints what was seen, as JSON.
 
-Trial 0 loses a worker and trial 2 its own process; trial 1 is pruned, as each third one after it; trial 3 fails. The
-rest run to their end.
+Trial 0 loses a worker, goes on and then fails; trial 1 is pruned, as each third one after it; trial 2 loses its own
+process; trial 3 is the same arm again. The rest run to their end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,20 @@ from typing import Any
 from test_running import Seen, Told
 from test_trial import ARM, RESOURCES, settings
 
+from ssl_core.errors import DataError
+from tune_jobs.search.config import SchedulerConfig
+
 EPOCHS = 3
 KILLED = {0: "worker", 2: "trial"}
+
+
+class Fails(SchedulerConfig):
+    """Worker 0 fails in the last epoch, where it asks whether to evaluate."""
+
+    def looks(self, epoch: int, epochs: int) -> bool:
+        if epoch == epochs:
+            raise DataError("no label is left")
+        return True
 
 
 def train(config: dict[str, Any], shared: Any, folder: Path) -> None:
@@ -29,8 +41,8 @@ def train(config: dict[str, Any], shared: Any, folder: Path) -> None:
     from tune_jobs.search.trial import run_trial
 
     number = config["number"]
-    if number == 3:  # no label at all: worker 0 cannot evaluate
-        shared = dataclasses.replace(shared, score=dataclasses.replace(shared.score, fraction=1e-9))
+    if number == 0:
+        shared = dataclasses.replace(shared, scheduler=Fails(kind="median"))
 
     def report(values: Any) -> None:
         with (folder / f"reports-{number}").open("a") as file:
@@ -91,7 +103,6 @@ def main(folder: Path, trials: int) -> dict[str, Any]:
     from tune_jobs.cluster import local_ray
     from tune_jobs.machine import LOOPBACK, listening
     from tune_jobs.plan import as_config
-    from tune_jobs.search.config import SchedulerConfig
     from tune_jobs.search.run import run_trials
     from tune_jobs.stage import Demand
 
@@ -105,7 +116,8 @@ def main(folder: Path, trials: int) -> dict[str, Any]:
     ledger, watch, began = Told(left=trials, prunes=dict.fromkeys(range(1, trials, 3), 1)), Watch(), time.monotonic()
 
     def trainable(config: dict[str, Any]) -> None:
-        arm = dataclasses.replace(ARM, epochs=EPOCHS, learning_rate=0.01 * (1 + config["number"]))
+        number = 2 if config["number"] == 3 else config["number"]
+        arm = dataclasses.replace(ARM, epochs=EPOCHS, learning_rate=0.01 * (1 + number))
         train({**config, "arm": as_config(arm), "seeds": [0]}, shared, folder)
 
     with local_ray(cpus=2, dashboard=True):
