@@ -180,6 +180,11 @@ class PretrainConfig:
     sgd_momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_norms: bool = False  # whether norms and biases decay too
+    # Several workers: batch norm over each worker's own share of the batch, or over all of it as one worker would
+    batch_norm: Literal["worker", "sync"] = "worker"
+    # samples of the global batch whose activations are in memory at once; null: all; auto: half as many whenever an
+    # accelerator's memory does not suffice. Batch norm sees no more than these; all else is as if there were none.
+    micro_batch: int | Literal["auto"] | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = 1.0
     normalise: bool = True  # by the training set's mean and standard deviation a channel
@@ -196,6 +201,13 @@ class PretrainConfig:
         _require(self.epochs >= 1, f"epochs {self.epochs} must be at least 1")
         _require(self.saturation >= 1, f"saturation {self.saturation} must be at least 1 epoch")
         _require(self.batch_size >= 2, f"batch_size {self.batch_size} must be at least 2")
+        if isinstance(self.micro_batch, str):
+            _require(self.micro_batch == "auto", f"micro_batch {self.micro_batch!r}: write auto, a number, or null")
+        elif self.micro_batch is not None:
+            _require(
+                2 <= self.micro_batch <= self.batch_size,
+                f"micro_batch {self.micro_batch} must lie in [2, batch_size {self.batch_size}]",
+            )
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} must be above 0")
         _require(
             self.learning_rate_batch is None or self.learning_rate_batch >= 1,

@@ -93,9 +93,9 @@ def pretrain_stage(
 ) -> Stage:
     """Pretraining under `config`, its seed in it, on the dataset whose stage has the key `data`."""
     values, workers = as_config(config), resources.workers
-    if workers > 1:
+    if workers > 1 and config.batch_norm == "worker":
         values["workers"] = workers  # batch norm sees a worker's share of the batch, so the result differs
-    demand = dataclasses.replace(demand_of(resources), workers=workers, checkpoint_seconds=resources.checkpoint_seconds)
+    demand = pretrain_demand(resources)
     return Stage(kind="pretrain", config=values, inputs={"data": data}, labels=labels or {}, demand=demand)
 
 
@@ -196,7 +196,21 @@ def _tested_on(finetuning: Mapping[str, Any]) -> int | None:
 def demand_of(resources: Resources) -> Demand:
     """What a stage of one worker asks for."""
     accelerators = resources.accelerators
-    return Demand(cpus=resources.cpus, accelerators=None if accelerators == "auto" else accelerators)
+    return Demand(
+        cpus=resources.cpus,
+        accelerators=None if accelerators == "auto" else accelerators,
+        restarts=resources.restarts,
+    )
+
+
+def pretrain_demand(resources: Resources) -> Demand:
+    """What a pretraining asks for."""
+    return dataclasses.replace(
+        demand_of(resources),
+        workers=resources.workers,
+        least_workers=resources.least_workers,
+        checkpoint_seconds=resources.checkpoint_seconds,
+    )
 
 
 def _cpu(study: Study) -> Demand:

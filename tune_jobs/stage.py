@@ -36,9 +36,11 @@ class Demand:
     """How a stage runs: what it asks of the cluster. Never part of its identity."""
 
     workers: int = 1
+    least_workers: int | None = None  # go on with as few where nodes are lost; None: with `workers` alone
     cpus: float = 1.0  # a worker
     accelerators: float | None = 0.0  # a worker; None: one where the cluster has any
     checkpoint_seconds: float = 60.0  # between the checkpoints of a stage that can be resumed
+    restarts: int = 3  # where a worker or its node was lost
 
     def on(self, cluster_accelerators: float) -> Demand:
         """This demand with the accelerators settled for a cluster that has so many."""

@@ -34,18 +34,33 @@ SCORE_SET = ("metric", "bootstrap", "labels", "seed")
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What stages ask of the cluster. Changes no result and no identity (but `workers` above 1, see the plan)."""
+    """What stages ask of the cluster. Changes no result, so it is no part of a stage's identity.
+
+    But `workers` above 1 is, where batch norm sees a worker's own share of the batch (`pretrain.batch_norm: worker`).
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     workers: int = 1  # Ray Train workers of one pretraining
+    least_workers: int | None = None  # go on with as few where nodes are lost; null: wait. Needs batch_norm: sync
     cpus: int = 1  # of a worker, and of every other stage
     accelerators: float | Literal["auto"] = "auto"  # of a worker; auto: one where the cluster has any
-    checkpoint_seconds: float = 60.0  # between a pretraining's checkpoints, taken at an epoch's end
+    # of an accelerator, for stages that train no encoder (features, linear fine-tuning): several share one
+    accelerator_share: float = 0.25
+    checkpoint_seconds: float = 60.0  # between a pretraining's checkpoints
+    restarts: int = 3  # of a stage whose worker or node was lost; an error of its own is not tried again
 
     def __post_init__(self) -> None:
         for name in ("workers", "cpus"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"resources.{name} {getattr(self, name)} must be at least 1")
+        if self.least_workers is not None and not 1 <= self.least_workers <= self.workers:
+            raise ConfigError(
+                f"resources.least_workers {self.least_workers} must lie in [1, resources.workers {self.workers}]"
+            )
+        if not 0 < self.accelerator_share <= 1:
+            raise ConfigError(f"resources.accelerator_share {self.accelerator_share} must lie in (0, 1]")
+        if self.restarts < 0:
+            raise ConfigError(f"resources.restarts {self.restarts} must not be negative")
         if self.accelerators != "auto" and self.accelerators < 0:
             raise ConfigError(f"resources.accelerators {self.accelerators} must not be negative")
         if self.checkpoint_seconds < 0:

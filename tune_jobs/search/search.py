@@ -16,7 +16,7 @@ from ssl_core.feasibility import check_pretrain
 from tune_jobs.ablate import Begun, Result, accelerators, begin, complete, ray_at, terminable, tracking_uri
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
-from tune_jobs.plan import demand_of, pretrain_stage
+from tune_jobs.plan import pretrain_demand, pretrain_stage
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.findings import at_a_glance
 from tune_jobs.search.promotion import opened, search_folder
@@ -186,9 +186,7 @@ def _sweep(begun: Begun, ledger: Ledger) -> None:
 def _demand(study: Study, accelerators: float) -> Demand:
     """What a trial asks for, settled for a cluster that has so many accelerators."""
     assert study.search is not None
-    resources = study.resources
-    wanted = replace(demand_of(resources), workers=resources.workers, checkpoint_seconds=resources.checkpoint_seconds)
-    demand = wanted.on(accelerators)
+    demand = pretrain_demand(study.resources).on(accelerators)
     if "accelerator_seconds" in study.search.objectives and not demand.accelerators:
         raise ConfigError(
             "search.objectives: accelerator_seconds are 0 for every trial, as trials run without accelerators here; "
