@@ -13,7 +13,7 @@ quickstart: $(READY)
 	$(BIN)/intermoco ablate quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,28 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3"):  # what goes wrong is raised; importing mlflow sets its level
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _create_whole(uri, MlflowClient)
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if path.exists():
+            _require_database(path)
+        else:
+            _create_whole(path, MlflowClient)
     return MlflowClient(tracking_uri=uri)
 
 
-def _create_whole(uri: str, client: Any) -> None:
+def _require_database(path: Path) -> None:
+    """TrackingError where the file is no SQLite database: MLflow would try for two minutes to open it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        try:
+            connection.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, or not to be read: MLflow says how that goes on
+                return
+            raise TrackingError(f"{path} is no database ({error}); move it away and run `intermoco sync`") from error
+
+
+def _create_whole(path: Path, client: Any) -> None:
     """Make a SQLite store under another name, then rename it: MLflow refuses one whose migrations were cut short."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
