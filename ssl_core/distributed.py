@@ -1,8 +1,8 @@
 """Several workers on one global batch. Every function is the identity, or the obvious, when there is one worker.
 
 Each worker holds a contiguous slice of the global batch. Gradients, queue and block losses are those of one worker on
-the whole batch; batch norm statistics are not: each worker normalises by its own slice, and the running statistics are
-averaged over the workers at the end of an epoch.
+the whole batch. Batch norm's statistics are so too with `ssl_core.batch_norm`; with torch's own each worker normalises
+by its slice, and the running statistics are averaged over the workers at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def parallel(module: nn.Module) -> nn.Module:
     """`module` with gradients averaged over workers. Buffers stay the worker's own; its queue is equal anyway."""
     if world() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    # Else torch packs gradients anew after the first step, in the order that they came in, and by its place in a pack
+    # a gradient of three workers or more is summed in another order: a resumed run would not end in the same bits.
+    packed_once = next(module.parameters()).device.type == "cpu"
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=packed_once)
 
 
 def sum_with_gradient(x: Tensor) -> Tensor:
@@ -54,6 +57,15 @@ def batch_size(x: Tensor) -> int | Tensor:
     n = x.new_full((), len(x), dtype=torch.float32)
     dist.all_reduce(n)
     return n
+
+
+def weighted(mean: Tensor, own: int, n: int | None) -> Tensor:
+    """A mean over this worker's `own` samples such that the mean over workers is that over the global batch of n.
+
+    n None: every worker has as many. No samples: 0 instead of their mean, which is NaN, and a gradient of 0.
+    """
+    weight = 1.0 if n is None else own * world() / n
+    return mean if weight == 1.0 else torch.nan_to_num(mean) * 0.0 if own == 0 else mean * weight
 
 
 def gather(x: Tensor, n: int | None = None) -> Tensor:
@@ -90,6 +102,18 @@ def mean(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x / world()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients over workers, in place, where `parallel` does not."""
+    if world() == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    averages = torch.split(flat / world(), [g.numel() for g in gradients])
+    for gradient, values in zip(gradients, averages, strict=True):
+        gradient.copy_(values.view_as(gradient))
 
 
 def average_statistics(module: nn.Module) -> None:

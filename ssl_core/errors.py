@@ -5,6 +5,7 @@ IntermocoError
 │   ├── ConfigError      a value that cannot be, a key that is not known
 │   └── DataError        a dataset that is missing, unreadable or unfit for what is asked of it
 ├── CheckpointError      a checkpoint that is truncated or belongs to another configuration
+├── MemoryExhaustedError an accelerator's memory that does not hold a step; names the settings that help
 ├── NonFiniteError       a loss or a feature that is NaN or infinite; names the step and the term
 ├── StageError           a stage that failed or whose files do not match its manifest
 └── TrackingError        an MLflow store out of reach, or one that refuses what it is sent (tune_jobs.tracking)
@@ -36,6 +37,10 @@ class DataError(InputError):
 
 class CheckpointError(IntermocoError):
     """A checkpoint that is truncated, or was written under another configuration."""
+
+
+class MemoryExhaustedError(IntermocoError):
+    """An accelerator's memory that does not hold a training step."""
 
 
 class NonFiniteError(IntermocoError):

@@ -51,10 +51,16 @@ def check_pretrain(config: PretrainConfig, n_train: int, workers: int = 1, chann
         raise ConfigError(
             f"batch_size {batch} exceeds the {n_train} training images, so no step would run; use at most {n_train}"
         )
-    if batch % workers or batch // workers < 2:
+    least = 2 if config.batch_norm == "worker" else 1
+    if batch < least * workers:
+        raise ConfigError(f"batch_size {batch} is too small for {workers} workers; use {least * workers} or more")
+    if config.micro_batch == "auto" and workers > 1:
         raise ConfigError(
-            f"batch_size {batch} cannot be shared by {workers} workers; "
-            f"use a multiple of {workers}, {2 * workers} or more"
+            "micro_batch auto is for one worker: others would wait for one that is out of memory; give a number"
+        )
+    if isinstance(config.micro_batch, int) and config.micro_batch < least * workers:
+        raise ConfigError(
+            f"micro_batch {config.micro_batch} is too small for {workers} workers; use {least * workers} or more"
         )
     if limit is not None and queue > limit * n_train:
         raise ConfigError(

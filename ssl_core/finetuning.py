@@ -2,6 +2,8 @@
 
 Selection looks at the validation split only. The weights that are saved and tested are those of the best evaluation,
 or under `evaluate: last` of the last. A run keeps no checkpoint: it is short, and begun again it ends in the same bits.
+
+Several workers share each batch and each split; batch norm sees whole batches, so they end where one worker ends.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_core import devices, distributed, metrics
+from ssl_core.batch_norm import synchronise
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, classification_loss, probabilities, save_classifier
@@ -60,19 +63,19 @@ def finetune(
     moving) and `full`, and None for `scratch`, which starts from the weights that pretraining of the same seed starts
     from. Leaves `model.pt`, `predictions.npz`, `metrics.jsonl`, `rows.json` and `samples.json` in `workdir`.
     predictions.npz holds `val_score`, the tested weights' score in `metric`, and ids, groups, labels and probabilities
-    [n, K] float64 of the images scored.
+    [n, K] float64 of the images scored. In an initialised torch.distributed group every worker calls this with the same
+    arguments and a `workdir` of its own; worker 0 writes the files and gets the rows, the others get none.
 
     Raises ConfigError or DataError, before any training, where mode, encoder, dataset and metric do not fit together;
     NonFiniteError if a loss becomes NaN or infinite.
     """
-    if distributed.world() > 1:
-        raise ConfigError(f"fine-tuning runs on one worker, not on {distributed.world()}")
     check_scored(config, dataset)
     start, stats = _start(config, dataset, encoder)
-    run = Finetuning(config, dataset, start, stats, devices.choose(device))
-    _write_json(workdir / "samples.json", run.samples())
+    run, writes = Finetuning(config, dataset, start, stats, devices.choose(device)), distributed.rank() == 0
+    if writes:
+        _write_json(workdir / "samples.json", run.samples())
 
-    val_score = run.train(MetricsLog(workdir / "metrics.jsonl"), reporter)
+    val_score = run.train(MetricsLog(workdir / "metrics.jsonl") if writes else None, reporter)
     arrays: dict[str, Any] = {"val_score": val_score}
     for name, split in (("val", VAL), ("test", TEST)):
         rows = run.scored[split]
@@ -82,6 +85,8 @@ def finetune(
             f"{name}_labels": dataset.labels[rows],
             f"{name}_probabilities": run.predict(split)[0],
         }
+    if not writes:
+        return []
     np.savez(workdir / "predictions.npz", **arrays)
     save_classifier(workdir / "model.pt", run.model, *stats, task=dataset.task, class_names=dataset.class_names)
 
@@ -127,6 +132,8 @@ class Finetuning:
             moving_norm=config.frozen_norm == "moving",
             seed=config.seed,
         )
+        if distributed.world() > 1:
+            synchronise(model)
         self.model = devices.place(model, device)
         self.steps = max(config.epochs * math.ceil(len(self.rows) / config.batch_size), config.min_steps)
         groups = parameter_groups([self.model], config.weight_decay, decay_norms=False)
@@ -148,7 +155,7 @@ class Finetuning:
             class_names=dataset.class_names,
         )
 
-    def train(self, log: MetricsLog, reporter: Reporter) -> float:
+    def train(self, log: MetricsLog | None, reporter: Reporter) -> float:
         """Train, evaluate `config.evaluations` times at most, put the weights to be tested back.
 
         Returns their validation score in `config.metric`, whatever they were selected by.
@@ -178,7 +185,8 @@ class Finetuning:
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
                 "views_per_second": seen / seconds,
             }
-            log.append(values)
+            if log:
+                log.append(values)
             reporter.metrics(values)
             better = values[f"val_{self.selects_by}"] > best
             if better or config.evaluate == "last":
@@ -192,15 +200,21 @@ class Finetuning:
         return tested
 
     def _step(self, step: int, rows: Rows) -> Tensor:
-        """One optimisation step; its loss, still on the device."""
-        config = self.config
+        """One optimisation step on the global batch `rows`; its loss, still on the device.
+
+        Several workers: of this worker's part, weighted so that the workers' mean is the global batch's.
+        """
+        config, own = self.config, rows[distributed.share(len(rows))]
         self.model.train()
         (view,) = self.batches.views(rows, augmentation(config), random_generator(config.seed, "views", step), 1)
-        loss = classification_loss(self.model.head(self._embed(view)), self._labels(rows), self.dataset.task)
+        logits = self.model.head(self._embed(view))
+        loss = classification_loss(logits, self._labels(own), self.dataset.task)
+        loss = distributed.weighted(loss, len(own), len(rows))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(step, base=config.learning_rate, steps=self.steps, schedule=config.schedule)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        distributed.average_gradients(self.model)
         self.optimiser.step()
         return loss.detach()
 
@@ -225,20 +239,24 @@ class Finetuning:
         self.model.eval()
         task, outputs, losses = self.dataset.task, [], []
         for rows, embedding in self._embedded(split):
-            logits = self.model.head(embedding)
+            logits = distributed.gather(self.model.head(embedding), len(rows))
             losses.append(classification_loss(logits, self._labels(rows), task) * len(rows))
             outputs.append(logits)
         predicted = probabilities(torch.cat(outputs).cpu(), task)
         return predicted.numpy(), float(torch.stack(losses).sum()) / len(predicted)
 
     def _embedded(self, split: int) -> Iterator[tuple[Rows, Tensor]]:
-        """(rows, embeddings) of a split's scored images, a batch at a time; a fixed encoder's are computed once."""
+        """(rows, this worker's embeddings of them), a batch of a split's scored images at a time.
+
+        A fixed encoder's are computed once.
+        """
         rows, size = self.scored[split], self.config.batch_size
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        embeddings = (self._embed(self.batches.plain(part[distributed.share(len(part))])) for part in parts)
         if not self.model.fixed:
-            return ((part, self._embed(self.batches.plain(part))) for part in parts)
+            return zip(parts, embeddings, strict=True)
         if split not in self._embeddings:
-            self._embeddings[split] = [self._embed(self.batches.plain(part)) for part in parts]
+            self._embeddings[split] = list(embeddings)
         return zip(parts, self._embeddings[split], strict=True)
 
     def _labels(self, rows: Rows) -> Tensor:

@@ -1,7 +1,8 @@
 """The pretraining loop: batches of two views in, an encoder out (paper section 4.1).
 
 It knows neither what runs it nor who records it. A step's randomness is derived from (seed, purpose, step), so a run
-can resume at any epoch, and any number of workers sees the same global batches.
+can resume after any step with no generator's state to keep, and any number of workers sees the same global batches.
+Nor is there a gradient scaler: bfloat16 has the range of float32.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core import checkpoint, devices, distributed, scales
+from ssl_core.accumulation import Statistics, backward
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.config import PretrainConfig
 from ssl_core.data.dataset import TRAIN, VAL, Dataset
+from ssl_core.due import Due
 from ssl_core.encoder import Encoder, save_encoder
-from ssl_core.errors import ConfigError
+from ssl_core.errors import CheckpointError, ConfigError, MemoryExhaustedError
 from ssl_core.feasibility import check_pretrain, settle
 from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco
@@ -55,10 +58,13 @@ def pretrain(
     """Pretrain on the training split; leave `encoder.pt`, `metrics.jsonl` and `checkpoint.pt` in `workdir`.
 
     If `workdir/checkpoint.pt` is there the run continues from it, and ends as if it had never stopped. A checkpoint is
-    due at the first end of an epoch `checkpoint_seconds` after the last one, and at the end. `reporter.metrics` gets an
-    epoch's means once an epoch; `kept_epoch` among them is the epoch whose encoder is left if the run ends there. In an
-    initialised torch.distributed group every worker calls this with the same arguments and, on a resume, the same
-    checkpoint in its `workdir`; worker 0 writes the files.
+    due after the first step `checkpoint_seconds` after the last one, where `reporter` says that it is urgent (see
+    `ssl_core.due`), and at the end. `reporter.metrics` gets an epoch's means once an epoch; `kept_epoch` among them is
+    the epoch whose encoder is left if the run ends there. In an initialised torch.distributed group every worker calls
+    this with the same arguments and, on a resume, the same checkpoint in its `workdir`; worker 0 writes the files.
+
+    On as many workers as before, a resumed run ends in the same bits on a CPU. On another number it goes on; a warning
+    says what that changes.
 
     `evaluate` is called on worker 0 at each epoch's end with a copy of the query encoder in eval mode and the number of
     epochs done; what it returns joins that epoch's `reporter.metrics` and nothing else. The run is the same without it.
@@ -67,25 +73,28 @@ def pretrain(
     another configuration's, NonFiniteError naming the step and the term if a loss becomes NaN or infinite.
     """
     run = Pretraining(config, dataset, devices.choose(device))
+    due = Due(checkpoint_seconds, reporter.urgent, run.device)
     path, writes = workdir / "checkpoint.pt", distributed.rank() == 0
     if distributed.agree(path.exists()):
         run.restore(path)
     metrics = MetricsLog(workdir / "metrics.jsonl", run.history) if writes else None
 
-    saved_at = time.monotonic()
+    def save() -> None:
+        run.save(path)
+        distributed.barrier()
+        reporter.checkpoint(path)
+        due.saved()
+
     while not run.finished:
-        values = run.end_epoch(run.train_epoch() | run.validate())
+        while run.train_steps(due.after_step):
+            save()
+        values = run.end_epoch(run.close_epoch() | run.validate())
         if metrics:
             metrics.append(values)
         found = evaluate(run.current_encoder().eval(), run.epoch) if evaluate and writes else {}
         reporter.metrics({**values, **found})
-        due = time.monotonic() - saved_at >= checkpoint_seconds or run.finished
-        if distributed.agree(due):
-            if writes:
-                run.save(path)
-            distributed.barrier()
-            reporter.checkpoint(path)
-            saved_at = time.monotonic()
+        if due.now() or run.finished:
+            save()
 
     if writes:
         save_encoder(workdir / "encoder.pt", run.kept_encoder(), run.batches.mean, run.batches.std)
@@ -93,7 +102,7 @@ def pretrain(
 
 
 class Pretraining:
-    """A run's state between two epochs, and what happens in one."""
+    """A run's state after any step, and what happens in one."""
 
     def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.dataset, self.device = dataset, device
@@ -105,6 +114,9 @@ class Pretraining:
         self.codes = _codes(config, dataset)  # [N] of every image, whatever its split
         self.steps_per_epoch = len(self.rows) // config.batch_size  # an incomplete last batch is dropped
         self.epoch = 0  # epochs done
+        self.step = 0  # optimisation steps done
+        self.terms: list[dict[str, float]] = []  # of the steps of the epoch under way
+        self.seconds = 0.0  # that these took
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] | None = None  # the encoder's state with `keep: best`
 
@@ -113,56 +125,108 @@ class Pretraining:
         groups = parameter_groups(
             (self.moco.query, self.moco.projectors), config.weight_decay, decay_norms=config.decay_norms
         )
+        given = config.micro_batch
+        self.pieces = math.ceil(config.batch_size / given) if isinstance(given, int) else 1  # of a batch, one a time
         self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=devices.fuses(device))
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split in a seeded order; the epoch's mean terms and speed."""
+        self.train_steps()
+        return self.close_epoch()
+
+    def train_steps(self, pause: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end of the epoch, or to the first step after which `pause` says so; whether it did.
+
+        Their terms have been read, and found to be finite, when this returns.
+        """
         self.settle_scales()
         self.moco.train()
-        began, size = time.perf_counter(), self.config.batch_size
-        order = self._order()
-        first = self.epoch * self.steps_per_epoch
+        size, order, first = self.config.batch_size, self._order(), self.epoch * self.steps_per_epoch
         recent: list[dict[str, Tensor]] = []
-        terms: list[dict[str, float]] = []
-        for i in range(self.steps_per_epoch):
-            recent.append(self._step(first + i, order[i * size : (i + 1) * size]))
-            if self.device.type == "cpu" or len(recent) == CHECK_EVERY or i + 1 == self.steps_per_epoch:
-                terms += read_terms(recent, first + i + 1 - len(recent))
+        paused = False
+        while not paused and self.step < first + self.steps_per_epoch:
+            began, i = time.perf_counter(), self.step - first
+            recent.append(self._step(self.step, order[i * size : (i + 1) * size]))
+            self.step += 1
+            last, paused = i + 1 == self.steps_per_epoch, pause()
+            if self.device.type == "cpu" or len(recent) == CHECK_EVERY or last or paused:
+                self.terms += read_terms(recent, self.step - len(recent))
                 recent = []
+            self.seconds += time.perf_counter() - began
+        return paused
+
+    def close_epoch(self) -> dict[str, float]:
+        """Count the epoch whose steps are done; its mean terms and speed."""
         distributed.average_statistics(self.moco)
         self.epoch += 1
-
-        seconds = time.perf_counter() - began
+        terms, seconds = self.terms, self.seconds
+        self.terms, self.seconds = [], 0.0
         means = {name: math.fsum(t[name] for t in terms) / len(terms) for name in terms[0]}
         return {
-            "step": first + self.steps_per_epoch,
+            "step": self.step,
             "epoch": float(self.epoch),
             **means,
             **{f"scale_{name}": scale for name, scale in self.scales.items()},
             **_ratios(means, self.scales),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "views_per_second": 2 * size * self.steps_per_epoch / seconds,
+            **({} if self.config.micro_batch is None else {"micro_batch": float(self.piece)}),
+            "views_per_second": 2 * self.config.batch_size * self.steps_per_epoch / seconds,
             "epoch_seconds": seconds,
         }
 
     def _step(self, step: int, rows: Rows) -> dict[str, Tensor]:
         """One optimisation step on the global batch `rows`; its loss terms, still on the device."""
-        terms, keys, codes = self._forward(self.model, step, rows)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
-        self.optimiser.zero_grad()
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        try:
+            terms, keys, codes = self._backward(step, rows)
+        except torch.OutOfMemoryError as error:
+            raise MemoryExhaustedError(
+                f"the accelerator's memory does not hold {self.piece} samples of the global batch of {len(rows)} on "
+                f"{distributed.world()} workers: set pretrain.micro_batch to {max(2, self.piece // 2)} or auto, lower "
+                f"batch_size, or set precision to bf16 ({' '.join(str(error).split())})"
+            ) from error
         self.optimiser.step()
         self.moco.update_keys()
-        self.moco.queue.enqueue(distributed.gather(keys), codes)
+        self.moco.queue.enqueue(distributed.gather(keys, len(rows)), codes)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _backward(self, step: int, rows: Rows) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Leave the step's gradients in the parameters; loss terms, this worker's keys, all codes [B].
+
+        Under `micro_batch: auto` a batch that the accelerator's memory does not hold is cut in twice as many pieces.
+        """
+        before = Statistics(self.moco) if self.config.micro_batch == "auto" else None
+        while True:
+            self.optimiser.zero_grad()
+            try:
+                if self.pieces == 1:
+                    terms, keys, codes = self._forward(self.model, step, rows)
+                    terms["loss"].backward()  # type: ignore[no-untyped-call]
+                    return terms, keys, codes
+                config, codes = self.config, self._codes_of(rows)
+                views = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 2)
+                own, autocast = codes[distributed.share(len(rows))], devices.autocast(self.device, config.precision)
+                return *backward(self.moco, views, own, step, len(rows), self.pieces, autocast), codes
+            except torch.OutOfMemoryError:
+                if before is None or self.piece <= 2:
+                    raise
+            before.put_back()  # the key encoder's have moved, maybe the query encoder's too
+            self.pieces *= 2
+            torch.cuda.empty_cache()
+            log.warning("the accelerator's memory is full: from step %d on a step takes %d samples", step, self.piece)
+
+    @property
+    def piece(self) -> int:
+        """Samples of the global batch whose activations are in memory at once."""
+        return math.ceil(self.config.batch_size / self.pieces)
 
     def _forward(self, model: nn.Module, step: int, rows: Rows) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Loss terms and keys of this worker's part of the global batch `rows`, and all its codes [B]."""
         config, codes = self.config, self._codes_of(rows)
         view1, view2 = self.batches.views(rows, config.augment, random_generator(config.seed, "views", step), 2)
         with devices.autocast(self.device, config.precision):
-            terms, keys = model(view1, view2, codes[distributed.share(len(rows))], step)
+            terms, keys = model(view1, view2, codes[distributed.share(len(rows))], step, len(rows))
         return terms, keys, codes
 
     def settle_scales(self) -> None:
@@ -217,8 +281,7 @@ class Pretraining:
             own = codes[distributed.share(len(batch))]
             with devices.autocast(self.device, config.precision):
                 terms, keys = self.moco(view1, view2, own, i, len(batch))
-            share = len(own) * distributed.world() / len(rows)  # read_terms takes the mean over workers
-            parts.append({f"val_{name}": term * share for name, term in terms.items()})
+            parts.append({f"val_{name}": term * (len(batch) / len(rows)) for name, term in terms.items()})
             if config.validation == "moving":
                 self.moco.update_keys()
                 self.moco.queue.enqueue(distributed.gather(keys, len(batch)), codes)
@@ -254,28 +317,91 @@ class Pretraining:
         return copy.deepcopy(self.moco.query.encoder)
 
     def save(self, path: Path) -> None:
-        """Everything that `restore` needs to go on as if the run had not stopped."""
+        """Everything that `restore` needs to go on as if the run had not stopped. All workers call it, worker 0 writes.
+
+        Between two epochs, or while one is under way, whose steps are done then. `statistics` holds batch norm's
+        running statistics [workers, C], in which workers differ until an epoch ends.
+        """
+        norms = {name: distributed.gather(value[None]) for name, value in _statistics(self.moco)}
+        if distributed.rank() > 0:
+            return
         payload = {
             "config": self._identity(),
+            "workers": distributed.world(),
             "moco": self.moco.state_dict(),
+            "statistics": norms if distributed.world() > 1 else {},
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
+            "terms": list(self.terms[0]) if self.terms else [],
+            "values": torch.tensor([list(t.values()) for t in self.terms], dtype=torch.float64),  # [steps, terms]
+            "seconds": self.seconds,
             "history": self.history,
             "scales": self.moco.scales,
             "best": self.best,
+            "pieces": self.pieces,
         }
         checkpoint.save(path, payload)
 
     def restore(self, path: Path) -> None:
-        """Continue from `path`, which must have been written under this configuration and on this dataset."""
-        payload = checkpoint.load(path, expect=self._identity())
+        """Continue from `path`, which must have been written under this configuration and on this dataset.
+
+        Another number of workers than wrote it starts from the mean of their batch norm statistics.
+        """
+        payload = _read(path, self._identity())
         self.moco.load_state_dict(payload["moco"])
+        if payload["workers"] != distributed.world():
+            log.warning(_other_workers(path, payload["workers"], self.config))
+        for name, value in _statistics(self.moco):
+            if name in payload["statistics"]:
+                found = payload["statistics"][name]  # [workers, C]
+                same = payload["workers"] == distributed.world()
+                value.copy_(found[distributed.rank()] if same else found.mean(dim=0))
         self.optimiser.load_state_dict(payload["optimiser"])
-        self.epoch, self.history = payload["epoch"], payload["history"]
-        self.moco.scales, self.best = payload["scales"], payload["best"]
+        self.epoch, self.step, self.history = payload["epoch"], payload["step"], payload["history"]
+        self.terms = [dict(zip(payload["terms"], row, strict=True)) for row in payload["values"].tolist()]
+        self.seconds = payload["seconds"]
+        self.moco.scales, self.best, self.pieces = payload["scales"], payload["best"], payload["pieces"]
 
     def _identity(self) -> dict[str, Any]:
         return {**asdict(self.config), "dataset": self.dataset.fingerprint}
+
+
+def position(path: Path) -> tuple[int, int]:
+    """(whole epochs, steps in all) that the checkpoint at `path` holds; (0, 0) where there is no file.
+
+    Raises CheckpointError if it is damaged, or of an earlier version.
+    """
+    if not path.exists():
+        return 0, 0
+    payload = _read(path)
+    return payload["epoch"], payload["step"]
+
+
+def _read(path: Path, expect: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `save` wrote, maybe under the configuration that is expected."""
+    payload = checkpoint.load(path, expect=expect)
+    if "step" not in payload:
+        raise CheckpointError(f"{path} is of an earlier version, which saved at epochs only; delete it to start anew")
+    return payload
+
+
+def _statistics(moco: Moco) -> list[tuple[str, Tensor]]:
+    """Batch norm's running means and variances [C], with their names."""
+    return [(n, b) for n, b in moco.named_buffers() if n.endswith(("running_mean", "running_var"))]
+
+
+def _other_workers(path: Path, before: int, config: PretrainConfig) -> str:
+    """What it changes that another number of workers than wrote `path` goes on from it."""
+    now, size = distributed.world(), config.batch_size
+    text = f"{path} was written with workers = {before}, this run has {now}"
+    if config.batch_norm == "sync":
+        return f"{text}: batches, losses and queue stay as they are; results differ by rounding alone"
+    return (
+        f"{text}: batch norm now sees about {size // now} samples of a batch of {size} at once, not {size // before}, "
+        "and starts from the mean of the workers' running statistics; under batch_norm sync results would not depend "
+        "on the number of workers"
+    )
 
 
 def best_epoch(losses: Sequence[float]) -> int:

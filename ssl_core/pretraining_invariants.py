@@ -181,7 +181,7 @@ class _Interrupting(Silent):
 
 
 def resume_changes_nothing(toy: Toy) -> Seen:
-    """One epoch, an interruption and one epoch more equal two epochs."""
+    """A run that is lost after its first step, and gone on with, equals one that is not."""
     config = toy.pretraining(mse=MSE, barlow=BARLOW)
     whole, halves = toy.workdir("whole"), toy.workdir("halves")
     pretraining.pretrain(config, toy.dataset, whole, Silent(), device=toy.device)

@@ -10,13 +10,16 @@ from typing import Protocol, TextIO
 
 
 class Reporter(Protocol):
-    """What a training loop knows of the world: with several workers, each of them calls both at the same points."""
+    """What a training loop knows of the world: with several workers, each of them calls all at the same points."""
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Values of a finished epoch or evaluation, `step` and `epoch` among them; after a resume only new ones."""
 
     def checkpoint(self, path: Path) -> None:
-        """`path` was just replaced by a checkpoint from which the same call continues."""
+        """`path` was just replaced by a checkpoint from which the same call continues, maybe before any metrics."""
+
+    def urgent(self) -> bool:
+        """Whether a checkpoint is wanted at once, because the machine is about to go. Asked after a step; be quick."""
 
 
 class JsonLinesReporter:
@@ -30,6 +33,9 @@ class JsonLinesReporter:
 
     def checkpoint(self, path: Path) -> None:
         pass
+
+    def urgent(self) -> bool:
+        return False
 
 
 class MetricsLog:

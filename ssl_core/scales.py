@@ -36,7 +36,7 @@ def measure(moco: Moco, forward: Forward, steps: int) -> dict[str, float]:
     trial = copy.deepcopy(moco).train()
     trial.scales = dict.fromkeys(moco.scales, 0.0)
     passes = [forward(trial, i) for i in range(steps)]
-    keys = torch.cat([distributed.gather(own) for _, own, _ in passes])
+    keys = torch.cat([distributed.gather(own, len(codes)) for _, own, codes in passes])
     codes = torch.cat([codes for *_, codes in passes])
     filling = torch.arange(len(trial.queue), device=keys.device) % len(keys)
     trial.queue.enqueue(keys[filling], codes[filling])

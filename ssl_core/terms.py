@@ -17,16 +17,22 @@ def read_terms(steps: Sequence[Mapping[str, Tensor]], first: int) -> list[dict[s
 
     With several workers, the mean over them, so that all of them stop where one has to.
 
-    Raises NonFiniteError naming the earliest step, and in it the first term, that is NaN or infinite. Put the total
-    last in a step, so that its part is blamed.
+    Raises NonFiniteError naming the earliest step, in it the first term, that is NaN or infinite, and the workers on
+    which it is. Put the total last in a step, so that its part is blamed.
     """
     names = list(steps[0])
-    table = distributed.mean(torch.stack([torch.stack(list(terms.values())) for terms in steps])).tolist()
+    own = torch.stack([torch.stack(list(terms.values())) for terms in steps])
+    workers = distributed.gather(own[None]).cpu()  # [workers, steps, terms]
+    table = workers.mean(dim=0).tolist()
     for i, values in enumerate(table):
-        for name, value in zip(names, values, strict=True):
+        for j, (name, value) in enumerate(zip(names, values, strict=True)):
             if not math.isfinite(value):
+                where = [
+                    str(r) for r, of_worker in enumerate(workers[:, i, j].tolist()) if not math.isfinite(of_worker)
+                ]
+                place = f" on worker {', '.join(where)}" if 0 < len(where) < len(workers) else ""
                 raise NonFiniteError(
-                    f"{name} is {value} at step {first + i}; lower learning_rate or the block losses' scale, "
+                    f"{name} is {value} at step {first + i}{place}; lower learning_rate or the block losses' scale, "
                     "or set precision to float32"
                 )
     return [dict(zip(names, values, strict=True)) for values in table]

@@ -106,6 +106,9 @@ class Silent:
     def checkpoint(self, path: Path) -> None:
         pass
 
+    def urgent(self) -> bool:
+        return False
+
 
 def _images(n_train: int, n_val: int, n_test: int) -> Dataset:
     """Blurred noise, a little redder in the second class; neighbours in pairs are a group of one class."""

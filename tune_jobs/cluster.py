@@ -18,6 +18,7 @@ from typing import Any
 
 from ssl_core.errors import ConfigError, InputError
 from tune_jobs.executor import Capacity, Done
+from tune_jobs.failures import explained
 from tune_jobs.reaper import reaping
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
@@ -120,7 +121,8 @@ def joined_ray(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})"
+            f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:300]}); "
+            "one with a token wants RAY_AUTH_MODE=token and that token in ~/.ray/auth_token"
         ) from error
     try:
         yield
@@ -143,6 +145,7 @@ def _quiet() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how often Train takes up reports
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_task_oom_retries", "3")  # of a task that a node has no memory for; Ray: without end
     # Train's actors hold no CPU; that there are more processes than CPUs is no news, and would tear the live table
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
 
@@ -167,7 +170,7 @@ class RayRunner:
         self._newest: dict[str, dict[str, Any]] = {}
         self._board = ray.remote(num_cpus=0)(_Board).remote()
         self._drained: Any = None
-        self._task = ray.remote(max_retries=2)(_run_stage)
+        self._task = ray.remote(_run_stage)
 
     def capacity(self) -> Capacity:
         resources = self._ray.cluster_resources()
@@ -179,6 +182,7 @@ class RayRunner:
         waits = stage.kind == "pretrain"
         task = self._task.options(
             name=stage.name,
+            max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
             num_cpus=0 if waits else demand.cpus,
             num_gpus=0 if waits else demand.accelerators,
         )
@@ -213,8 +217,7 @@ class RayRunner:
             cause.add_note(str(error))
             return cause
         except self._ray.exceptions.RayError as error:
-            lost: BaseException = error
-            return lost
+            return explained(error, self.store.root)
         return None
 
 

@@ -97,6 +97,8 @@ def resolve(raw: Mapping[str, Any]) -> Study:
             f"ks compares with a model trained on all labels: add 1.0 to downstream.fractions "
             f"{list(downstream.fractions)}, or set `ks: null`"
         )
+    search = _search(file, shared, zero_init, downstream)
+    _check_elastic(file.resources, {**arms, **({f"search {k}": v for k, v in search.bases.items()} if search else {})})
     return Study(
         study=file.study,
         question=file.question,
@@ -114,10 +116,24 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         reuse=reuse,
         reuse_fractions=reuse_fractions,
         ks=ks,
-        search=_search(file, shared, zero_init, downstream),
+        search=search,
         resources=file.resources,
         tracking=file.tracking,
     )
+
+
+def _check_elastic(resources: Resources, pretrained: Mapping[str, PretrainConfig | None]) -> None:
+    """ConfigError where a result would depend on which nodes are lost."""
+    if resources.least_workers is None:
+        return
+    for name, config in pretrained.items():
+        if config is None:
+            continue
+        if config.batch_norm == "worker" and resources.workers > 1:
+            raise ConfigError(
+                f"resources.least_workers {resources.least_workers}: arm {name} has batch_norm worker, so its result "
+                "would depend on which nodes are lost; set pretrain.batch_norm: sync, or least_workers: null"
+            )
 
 
 def _file(raw: Mapping[str, Any]) -> tuple[_File, bool]:

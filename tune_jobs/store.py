@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.errors import ConfigError, StageError
+from tune_jobs.failures import patiently
 from tune_jobs.stage import VERSIONS, Stage
 
 MANIFEST = "manifest.json"
@@ -49,7 +50,8 @@ class Store:
         return folder
 
     def finished(self, stage: Stage) -> bool:
-        return (self.path(stage) / MANIFEST).is_file()
+        """Whether it is there. Waits while storage refuses to tell."""
+        return patiently((self.path(stage) / MANIFEST).is_file)
 
     def manifest(self, stage: Stage) -> dict[str, Any]:
         """The stage's manifest; StageError where it cannot be read."""
@@ -65,6 +67,10 @@ class Store:
         """Where Ray Train keeps the checkpoints of a pretraining until it is published."""
         return self.stages / ".train" / stage.folder
 
+    def forget_training(self, stage: Stage) -> None:
+        """Remove the checkpoints of a pretraining that is published."""
+        shutil.rmtree(self.train_folder(stage), ignore_errors=True)
+
     def publish(
         self, stage: Stage, work: Path, facts: Mapping[str, Any], *, digests: Mapping[str, str] | None = None
     ) -> Path:
@@ -73,10 +79,17 @@ class Store:
         `digests` are the SHA-256 of files, by name below `work`, that are known already and need no reading again.
 
         Where the same stage was published meanwhile by somebody else, theirs stays and ours is dropped: the identity
-        is the same, so are the results.
+        is the same, so are the results. Waits while storage refuses: the work may have taken hours.
         """
-        known = digests or {}
-        files = sorted(p for p in work.rglob("*") if p.is_file())
+        patiently(lambda: self._publish(stage, work, facts, digests or {}))
+        return self.path(stage)
+
+    def _publish(self, stage: Stage, work: Path, facts: Mapping[str, Any], known: Mapping[str, str]) -> None:
+        """Does what is left to do where an earlier call was cut short."""
+        if not work.exists() and self.finished(stage):
+            _flush(self.stages)
+            return
+        files = sorted(p for p in work.rglob("*") if p.is_file() and p != work / MANIFEST)
         manifest = {
             "kind": stage.kind,
             "version": VERSIONS.get(stage.kind, 0),
@@ -93,15 +106,13 @@ class Store:
         for path in files:
             _flush(path)
         _write_flushed(work / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-        final = self.path(stage)
         try:
-            work.rename(final)
+            work.rename(self.path(stage))
         except OSError:
             if not self.finished(stage):
                 raise
             shutil.rmtree(work, ignore_errors=True)
         _flush(self.stages)
-        return final
 
     def discard(self, work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
@@ -109,6 +120,9 @@ class Store:
     def sweep(self) -> None:
         """Remove what a killed run left half-made. Call only while no other run uses this root."""
         shutil.rmtree(self.stages / ".work", ignore_errors=True)
+        for folder in self.stages.glob(".train/*"):
+            if (self.stages / folder.name / MANIFEST).is_file():  # killed between publishing and forgetting
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -21,8 +21,8 @@ __all__ = ["Follower", "Synced", "TrackingError", "default_uri", "follow", "mask
 T = TypeVar("T")
 Contra = TypeVar("Contra", contravariant=True)
 
-#: Seconds without a further try after a failure.
-PAUSE = 60.0
+#: Seconds without a further try after a first failure; it doubles with each that follows, up to the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 4.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class Follower(Generic[T]):
         self._changed = threading.Condition()  # guards what follows
         self._waiting: list[T] = []  # what MLflow has not got yet
         self._error: Exception | None = None  # of the last try, if it failed
-        self._retry_at = 0.0
+        self._pause, self._retry_at = FIRST_PAUSE, 0.0
         self._deadline: float | None = None  # set once, by close
+        self._last = False  # whether the last try of all was made after a failure
         self._thread = threading.Thread(target=self._run, name="mlflow-follower", daemon=True)
         self._thread.start()
 
@@ -93,7 +94,7 @@ class Follower(Generic[T]):
     def close(self, timeout: float) -> str | None:
         """Send what is left, for at most `timeout` seconds; in words, what MLflow lacks and why, if it lacks anything.
 
-        Where the last try failed there is no other.
+        Where the last try failed there is one more, without a pause.
         """
         with self._changed:
             self._deadline = time.monotonic() + timeout
@@ -117,7 +118,8 @@ class Follower(Generic[T]):
             except Exception as error:  # whatever it is, it waits for close(): it must not reach the study
                 writer = None  # the next try looks at MLflow afresh
                 with self._changed:
-                    self._error, self._retry_at = error, time.monotonic() + PAUSE
+                    self._error, self._retry_at = error, time.monotonic() + self._pause
+                    self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _due(self) -> bool:
         """Wait until something is to be sent; False when the thread's work is over."""
@@ -127,7 +129,10 @@ class Follower(Generic[T]):
                 if self._waiting and pause <= 0:
                     return True
                 self._changed.wait(pause if self._waiting else None)
-            return bool(self._waiting) and self._error is None and time.monotonic() < self._deadline
+            if self._last or not self._waiting or time.monotonic() >= self._deadline:
+                return False
+            self._last = self._error is not None
+            return True
 
     def _send(self, writer: Writes[T]) -> None:
         with self._changed:
@@ -139,4 +144,4 @@ class Follower(Generic[T]):
         writer.summarise(live=True)
         with self._changed:
             del self._waiting[: len(items)]
-            self._error = None
+            self._error, self._pause = None, FIRST_PAUSE

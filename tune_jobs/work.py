@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tune_jobs.failures import explained, patiently
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
@@ -41,6 +42,9 @@ class Forward:
     def checkpoint(self, path: Path) -> None:
         del path
 
+    def urgent(self) -> bool:
+        return False
+
 
 def perform(
     stage: Stage,
@@ -61,27 +65,42 @@ def perform(
     """
     if store.finished(stage):
         return
-    started, clock = time.time(), time.monotonic()
-    work = store.begin(stage)
     try:
-        device = _settle_device(demand)
-        own = (do or _do)(stage, store, work, demand, report, device)
-        wall = time.monotonic() - clock
-        store.publish(
-            stage,
-            work,
-            {
-                **facts,
-                **own,
-                "environment": environment(device),
-                "started": started,
-                "wall_seconds": wall,
-                "accelerator_seconds": wall * demand.workers * (demand.accelerators or 0.0),
-            },
-        )
+        _perform(stage, store, demand, facts, report, do or _do)
+    except Exception as error:
+        clear = explained(error, store.root)
+        raise clear from (None if clear is error else error)
+
+
+def _perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any], report: Report, do: Work) -> None:
+    """Do the work, again where storage refuses meanwhile, and publish it."""
+    started, clock = time.time(), time.monotonic()
+    device = _settle_device(demand)
+
+    def made() -> tuple[Path, dict[str, Any]]:
+        work = store.begin(stage)
+        try:
+            return work, do(stage, store, work, demand, report, device)
+        except BaseException:
+            store.discard(work)
+            raise
+
+    work, own = patiently(made)
+    wall = time.monotonic() - clock
+    manifest = {
+        **facts,
+        **own,
+        "environment": environment(device),
+        "started": started,
+        "wall_seconds": wall,
+        "accelerator_seconds": wall * demand.workers * (demand.accelerators or 0.0),
+    }
+    try:
+        store.publish(stage, work, manifest)
     except BaseException:
         store.discard(work)
         raise
+    store.forget_training(stage)
 
 
 def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class Recorder:
     def checkpoint(self, path: Path) -> None:
         raise AssertionError(path)
 
+    def urgent(self) -> bool:
+        return False
+
 
 def run(config: FinetuneConfig, dataset: Dataset, workdir: Path, encoder: Path | None = None) -> list[dict[str, Any]]:
     workdir.mkdir(exist_ok=True)

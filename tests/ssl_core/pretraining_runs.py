@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from ssl_core import checkpoint
 from ssl_core.config import AugmentConfig, BarlowConfig, EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.data.dataset import Dataset
-from ssl_core.pretraining import pretrain
+from ssl_core.pretraining import position, pretrain
 
 CPU = torch.device("cpu")
+#: Looks in an epoch of `config`: after each of two steps, and at its end.
+LOOKS = 3
 TIMINGS = ("views_per_second", "epoch_seconds")
 
 
@@ -34,23 +35,30 @@ def config(**changes: Any) -> PretrainConfig:
 
 
 class Recorder:
-    """A reporter that remembers, and stops the run at its n-th checkpoint as a lost machine would."""
+    """A reporter that remembers, and stops the run as a lost machine would, with a checkpoint just before.
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    `stop_at` is the number of the look, from 1, at which it does: the loop looks after each step and each epoch.
+    """
+
+    def __init__(self, stop_at: int | None = None) -> None:
         self.rows: list[dict[str, float]] = []
-        self.checkpoints: list[int] = []
-        self.stop_after = stop_after
+        self.checkpoints: list[tuple[int, int]] = []  # (epochs, steps) in each
+        self.stop_at, self.looks = stop_at, 0
 
     def metrics(self, values: Mapping[str, float]) -> None:
         self.rows.append(dict(values))
 
     def checkpoint(self, path: Path) -> None:
-        self.checkpoints.append(checkpoint.load(path)["epoch"])
-        if len(self.checkpoints) == self.stop_after:
+        self.checkpoints.append(position(path))
+        if self.looks == self.stop_at:
             raise KeyboardInterrupt
 
+    def urgent(self) -> bool:
+        self.looks += 1
+        return self.looks == self.stop_at
 
-def run(config: PretrainConfig, dataset: Dataset, workdir: Path, reporter: Recorder, seconds: float = 0) -> None:
+
+def run(config: PretrainConfig, dataset: Dataset, workdir: Path, reporter: Recorder, seconds: float = 1000) -> None:
     workdir.mkdir(exist_ok=True)
     pretrain(config, dataset, workdir, reporter, checkpoint_seconds=seconds, device="cpu")
 

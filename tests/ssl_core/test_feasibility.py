@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,8 @@ def config(batch: int, queue: int, limit: float | None = 0.5, width: int | None 
     [
         (config(33, 4), 32, 1, "batch_size 33 exceeds the 32 training images.*use at most 32"),
         (config(8, 17), 32, 1, "moco.queue 17 exceeds 0.5 of the 32 training images; use at most 16"),
-        (config(9, 4), 32, 2, "batch_size 9 cannot be shared by 2 workers; use a multiple of 2, 4 or more"),
-        (config(4, 4), 32, 4, "use a multiple of 4, 8 or more"),
+        (config(9, 4), 32, 5, "batch_size 9 is too small for 5 workers; use 10 or more"),
+        (dataclasses.replace(config(4, 4), batch_norm="sync"), 32, 5, "too small for 5 workers; use 5 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(bad: PretrainConfig, images: int, workers: int, message: str) -> None:

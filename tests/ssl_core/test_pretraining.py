@@ -20,7 +20,7 @@ from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining
 from ssl_core.seeding import generator
-from tests.ssl_core.pretraining_runs import CPU, TIMINGS, Recorder, config, different, lines, run, timeless
+from tests.ssl_core.pretraining_runs import CPU, LOOKS, TIMINGS, Recorder, config, different, lines, run, timeless
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_two_epochs_and_two_after_a_resume_equal_four_to_the_bit(
     whole: tuple[Path, Recorder], digits: Dataset, tmp_path: Path
 ) -> None:
     workdir, uninterrupted = whole
-    first, second = Recorder(stop_after=2), Recorder()
+    first, second = Recorder(stop_at=2 * LOOKS), Recorder()
     with pytest.raises(KeyboardInterrupt):
         run(config(), digits, tmp_path, first)
     assert not (tmp_path / "encoder.pt").exists()
@@ -101,13 +101,15 @@ def test_without_normalising_the_encoder_says_so(digits: Dataset, tmp_path: Path
     assert load_encoder(tmp_path / "encoder.pt")[2:] == ((0.0,), (1.0,))
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(0, [1, 2]), (1000, [2])])
+@pytest.mark.parametrize(
+    ("seconds", "saved"), [(0, [(0, 1), (0, 2), (1, 2), (1, 3), (1, 4), (2, 4)]), (1000, [(2, 4)])]
+)
 def test_checkpoints_come_when_due_and_at_the_end(
-    digits: Dataset, tmp_path: Path, seconds: float, epochs: list[int]
+    digits: Dataset, tmp_path: Path, seconds: float, saved: list[tuple[int, int]]
 ) -> None:
     recorder = Recorder()
     run(config(epochs=2, mse=None, barlow=None), digits, tmp_path, recorder, seconds)
-    assert recorder.checkpoints == epochs
+    assert recorder.checkpoints == saved
 
 
 def test_another_configurations_or_a_damaged_checkpoint_is_refused(

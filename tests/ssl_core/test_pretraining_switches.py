@@ -16,7 +16,7 @@ from ssl_core.data.dataset import VAL, Dataset
 from ssl_core.encoder import load_encoder
 from ssl_core.initialisation import random_generator
 from ssl_core.pretraining import Pretraining, best_epoch, saturated
-from tests.ssl_core.pretraining_runs import CPU, Recorder, config, different, lines, run, timeless
+from tests.ssl_core.pretraining_runs import CPU, LOOKS, Recorder, config, different, lines, run, timeless
 
 PLAIN: dict[str, Any] = {"mse": None, "barlow": None}
 
@@ -24,8 +24,8 @@ PLAIN: dict[str, Any] = {"mse": None, "barlow": None}
 class Keeper(Recorder):
     """Remembers the encoder of every epoch, too."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__(stop_after)
+    def __init__(self) -> None:
+        super().__init__()
         self.encoders: list[dict[str, torch.Tensor]] = []
 
     def checkpoint(self, path: Path) -> None:
@@ -33,6 +33,10 @@ class Keeper(Recorder):
         prefix = "query.encoder."
         self.encoders.append({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         super().checkpoint(path)
+
+    def urgent(self) -> bool:
+        super().urgent()
+        return self.looks % LOOKS == 0
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_the_encoder_that_is_kept(
         return
     halves = tmp_path / "halves"
     with pytest.raises(KeyboardInterrupt):
-        run(arm, digits, halves, Recorder(stop_after=3))
+        run(arm, digits, halves, Recorder(stop_at=3 * LOOKS))
     for _ in range(2):  # the second call finds the run complete, and leaves the same
         run(arm, digits, halves, Recorder())
         assert timeless(lines(halves / "metrics.jsonl")) == timeless(rows)
@@ -136,7 +140,7 @@ def test_a_moving_validation_is_resumed_to_the_bit(digits: Dataset, tmp_path: Pa
     arm = moving(keep="best", epochs=3)
     run(arm, digits, tmp_path / "whole", Recorder())
     with pytest.raises(KeyboardInterrupt):
-        run(arm, digits, tmp_path / "halves", Recorder(stop_after=2))
+        run(arm, digits, tmp_path / "halves", Recorder(stop_at=2 * LOOKS))
     run(arm, digits, tmp_path / "halves", Recorder())
     whole, halves = (checkpoint.load(tmp_path / d / "checkpoint.pt") for d in ("whole", "halves"))
     for part in ("moco", "optimiser", "epoch", "best"):

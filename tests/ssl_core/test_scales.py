@@ -20,7 +20,7 @@ from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining
 from ssl_core.seeding import generator
-from tests.ssl_core.pretraining_runs import CPU, Recorder, config, different, lines, run, timeless
+from tests.ssl_core.pretraining_runs import CPU, LOOKS, Recorder, config, different, lines, run, timeless
 
 NAMES = ["mse_1", "mse_4", "barlow_2"]
 
@@ -103,7 +103,7 @@ def test_a_resumed_run_goes_on_with_the_scales_it_measured(
 ) -> None:
     run(auto(epochs=2), digits, tmp_path / "whole", Recorder())
     with pytest.raises(KeyboardInterrupt):
-        run(auto(epochs=2), digits, tmp_path / "halves", Recorder(stop_after=1))
+        run(auto(epochs=2), digits, tmp_path / "halves", Recorder(stop_at=LOOKS))
     monkeypatch.setattr(scales, "measure", lambda *words: pytest.fail("measured again"))
     run(auto(epochs=2), digits, tmp_path / "halves", Recorder())
     assert (tmp_path / "whole/encoder.pt").read_bytes() == (tmp_path / "halves/encoder.pt").read_bytes()

@@ -75,7 +75,7 @@ def _train_here(
     target = devices.choose(device)
     folder = store.train_folder(stage)
     folder.mkdir(parents=True, exist_ok=True)
-    resumed = _resumed_epoch(folder / CHECKPOINT)
+    resumed, steps = _resumed(folder / CHECKPOINT)
     evaluate: Evaluate | None = None
     if evaluations:
         measure, due = evaluation(dataset, evaluations.score, target, normalise=config.normalise), evaluations.due
@@ -96,7 +96,7 @@ def _train_here(
     )
     for leaf in LEAVES:
         shutil.copy2(folder / leaf, work / leaf)  # moved, they would be lost to a kill before they are published
-    return {"resumed_epoch": resumed, "peak_memory": memory.read()}
+    return {"resumed_epoch": resumed, "resumed_step": steps, "peak_memory": memory.read()}
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,17 @@ class _Reporter:
     def checkpoint(self, path: Path) -> None:
         del path  # it is where the next call looks for it
 
+    def urgent(self) -> bool:
+        return False
 
-def _resumed_epoch(path: Path) -> int:
-    """Epochs in the checkpoint, 0 where there is none; a damaged one is removed, so that training starts anew."""
-    from ssl_core import checkpoint
 
-    if not path.exists():
-        return 0
+def _resumed(path: Path) -> tuple[int, int]:
+    """Whole epochs and steps in the checkpoint, 0 where there is none; a damaged one is removed to start anew."""
+    from ssl_core.pretraining import position
+
     try:
-        return int(checkpoint.load(path)["epoch"])
+        return position(path)
     except CheckpointError as error:
         log.warning("%s; starting anew", error)
         path.unlink()
-        return 0
+        return 0, 0

@@ -36,6 +36,9 @@ class Quiet:
     def checkpoint(self, path: Path) -> None:
         pass
 
+    def urgent(self) -> bool:
+        return False
+
 
 def cxr14(root: Path) -> DatasetConfig:
     trees.cxr14_tree(root)

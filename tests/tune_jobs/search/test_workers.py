@@ -15,9 +15,10 @@ from ray.exceptions import RayActorError
 
 from ssl_core.errors import NonFiniteError, StageError
 from tune_jobs.cluster import STATE_API, _dashboard_port
+from tune_jobs.failures import Kind, kind
 from tune_jobs.search.workers import Mailbox
 from tune_jobs.store import read_manifest
-from tune_jobs.train import _is_loss, failure
+from tune_jobs.train import failure
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -96,9 +97,9 @@ def test_the_state_api_of_a_local_ray_is_known_to_its_processes_alone(monkeypatc
 
 def test_an_error_tells_what_each_worker_says() -> None:
     own = NonFiniteError("step 3: mse_4 is NaN; lower it")
-    assert failure({0: own, 1: NonFiniteError(str(own))}) is own
-    assert failure({1: own}) is own
-    several = failure({0: GLOO, 1: own, 2: RayActorError()})
+    assert failure({0: own, 1: NonFiniteError(str(own))}, HERE) is own
+    assert failure({1: own}, HERE) is own
+    several = failure({0: GLOO, 1: own, 2: RayActorError()}, HERE)
     assert isinstance(several, StageError)
     first, second, third = str(several).split("; worker ")
     assert first == "worker 1: NonFiniteError: step 3: mse_4 is NaN; lower it"
@@ -111,8 +112,9 @@ def test_a_worker_that_is_gone_is_no_error_of_the_training() -> None:
     from torch.distributed import DistBackendError
 
     lost = [RayActorError(), WorkerHealthCheckFailedError("killed", RayActorError()), GLOO, DistBackendError("NCCL")]
-    assert all(map(_is_loss, lost))
-    assert not any(map(_is_loss, [RuntimeError("shapes differ"), NonFiniteError("step 3"), OSError("disk full")]))
+    assert {kind(error) for error in lost} == {Kind.LOST}
+    own = [RuntimeError("shapes differ"), NonFiniteError("step 3"), OSError("disk full")]
+    assert {kind(error) for error in own} == {Kind.OWN}
 
 
 def test_a_mailbox_answers_each_letter_when_it_was_read() -> None:

@@ -1,0 +1,98 @@
+"""The attempts of one pretraining: each leaves a file beside the checkpoints, so that the manifest can tell them.
+
+    <root>/stages/.train/<kind>-<key>/attempts/<number>.json
+
+Times are of the worker's clock: what was done again is known to five seconds, and to what the nodes' clocks differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+#: Seconds between the signs of life of an attempt.
+ALIVE_SECONDS = 5.0
+UNKNOWN = "a worker, its node or the driver was lost, or the run was stopped"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Times in seconds since 1970."""
+
+    started: float
+    alive: float  # when it last said so
+    resumed: float | None = None  # when the checkpoint was taken that it started from; None: from nothing
+    why: str | None = None  # it ended before training did
+
+
+class Attempts:
+    """Those of the pretraining whose checkpoints are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "attempts"
+
+    def begin(self, resumed: float | None) -> Path:
+        """Note a new attempt, and that the last one ended; the file that tells of it."""
+        now = time.time()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{len(self._paths()):04d}.json"
+        _write(path, Attempt(now, now, resumed))
+        return path
+
+    def ended(self, why: str) -> None:
+        """Note why the newest attempt ended, unless it knows better."""
+        with contextlib.suppress(OSError):  # storage may be what failed; the note is not worth another failure
+            paths = self._paths()
+            if paths and (newest := _read(paths[-1])).why is None:
+                _write(paths[-1], replace(newest, why=why))
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest should say: why each but the last ended, and how many seconds of it were done again."""
+        attempts = [_read(path) for path in self._paths()]
+        restarts = [
+            {"why": before.why or UNKNOWN, "recomputed_seconds": round(recomputed(before, after), 1)}
+            for before, after in pairwise(attempts)
+        ]
+        seconds = sum(recomputed(before, after) for before, after in pairwise(attempts))
+        return {"restarts": restarts, "recomputed_seconds": round(seconds, 1)}
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+
+def recomputed(before: Attempt, after: Attempt) -> float:
+    """Seconds of `before` that no checkpoint held when `after` went on."""
+    kept = before.started if after.resumed is None else max(before.started, after.resumed)
+    return max(0.0, before.alive - kept)
+
+
+class Pulse:
+    """An attempt's signs of life, from worker 0."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.attempt = path, _read(path)
+
+    def beat(self, *, at_once: bool = False, why: str | None = None) -> None:
+        """Say that the attempt is alive, every five seconds at most unless `at_once`; or why it is about to end."""
+        now = time.time()
+        if not at_once and now - self.attempt.alive < ALIVE_SECONDS:
+            return
+        self.attempt = replace(self.attempt, alive=now, why=why or self.attempt.why)
+        with contextlib.suppress(OSError):
+            _write(self.path, self.attempt)
+
+
+def _read(path: Path) -> Attempt:
+    return Attempt(**json.loads(path.read_text()))
+
+
+def _write(path: Path, attempt: Attempt) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(attempt)))
+    temporary.replace(path)
