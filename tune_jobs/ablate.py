@@ -89,6 +89,7 @@ class Begun:
 
 def begin(study: Study, store: Store, address: str | None, command: str) -> Begun:
     """Find bad input before anything runs; pack and audit what is not yet."""
+    require_cluster(address, store, tracking_uri(study, store))
     full = planned(study, store)
     if address is None:  # a cluster's capacity is known once it is joined
         check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, accelerators()))
@@ -183,6 +184,15 @@ def ray_at(address: str | None) -> Start:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return contextlib.nullcontext
     return (lambda: joined_ray(address)) if address else local_ray
+
+
+def require_cluster(address: str | None, store: Store, tracking: str | None) -> None:
+    """ConfigError where the nodes of the cluster at an address, if there is one, cannot work together on this root."""
+    if address is not None:
+        from tune_jobs.fitness import require_fit
+
+        with ray_at(address)():
+            require_fit(store.root, tracking)
 
 
 def accelerators() -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ssl_core.errors import DataError, InputError, IntermocoError
+from tune_jobs.failures import Kind, explained, kind
 
 if TYPE_CHECKING:
     from tune_jobs.ablate import Result
@@ -192,11 +193,24 @@ def ui(
 
 
 @app.command()
-def doctor(output: OutputOption = RUNS, as_json: JsonOption = False) -> None:
-    """Check this machine, and the method's invariants on it, in about a minute."""
+def doctor(
+    output: OutputOption = RUNS,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to ask, node by node, too."),
+    ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="The cluster's MLflow, as tracking.uri of a study; else MLFLOW_TRACKING_URI."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, or a cluster from every node of it, and the method's invariants, in about a minute."""
     from tune_jobs.doctor import run
 
-    raise typer.Exit(run(output, as_json=as_json))
+    if tracking and not address:
+        raise InputError("--tracking belongs to a cluster: give its --address too")
+    raise typer.Exit(run(output, address=address, tracking=tracking, as_json=as_json))
 
 
 def main() -> NoReturn:
@@ -207,10 +221,14 @@ def main() -> NoReturn:
         _fail(error, 2)
     except IntermocoError as error:
         _fail(error, 1)
+    except OSError as error:
+        if kind(error) is Kind.OWN:
+            raise
+        _fail(explained(error, Path(error.filename or ".").parent), 1)
     sys.exit(0)
 
 
-def _fail(error: Exception, status: int) -> NoReturn:
+def _fail(error: BaseException, status: int) -> NoReturn:
     print(f"intermoco: {error}", file=sys.stderr)
     sys.exit(status)
 

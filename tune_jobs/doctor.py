@@ -1,12 +1,13 @@
-"""The verb `doctor`: whether this machine can run studies, and whether the method's invariants hold on it."""
+"""The verb `doctor`: whether this machine, or a cluster, can run studies, and whether the method's invariants hold."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from tune_jobs.machine import LOOKS, Answer, Look, State
+from tune_jobs.machine import LOOKS, Answer, Look, State, local_ray, mlflow_store
+from tune_jobs.tracking_client import default_uri
 
 if TYPE_CHECKING:
     from ssl_core.invariants import Invariant
+    from tune_jobs.nodes import Survey
 
+#: Looks that a cluster has its own answers to.
+REPLACED = (local_ray, mlflow_store)
 STYLE = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 
@@ -34,22 +39,31 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """All lines, the machine's and the method's."""
+    """All lines: the machine's, the cluster's where one was looked at, and the method's."""
 
     machine: tuple[Line, ...]
     method: tuple[Line, ...]
+    cluster: tuple[Line, ...] = ()
+    survey: Survey | None = None  # what the cluster's nodes said
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return (*self.machine, *self.cluster, *self.method)
 
     @property
     def failed(self) -> list[str]:
-        return [line.name for line in (*self.machine, *self.method) if line.state == "failed"]
+        return [line.name for line in self.lines if line.state == "failed"]
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        found = {
             "failed": self.failed,
-            "seconds": round(sum(line.seconds for line in (*self.machine, *self.method)), 2),
+            "seconds": round(sum(line.seconds for line in self.lines), 2),
             "machine": [asdict(line) for line in self.machine],
             "method": [asdict(line) for line in self.method],
         }
+        if self.survey is None:
+            return found
+        return {**found, "cluster": [asdict(line) for line in self.cluster], "survey": self.survey.as_json()}
 
 
 def examine(
@@ -90,15 +104,58 @@ def examine(
     return Diagnosis(machine=tuple(machine), method=tuple(method))
 
 
-def run(output: Path, *, as_json: bool) -> int:
-    """Examine, and print each line as it comes; the exit status: 0 where all is well, 1 where something failed."""
-    console = Console(markup=False, highlight=False)
+def examine_cluster(
+    root: Path,
+    address: str,
+    tracking: str,
+    *,
+    before: Callable[[str], None] | None = None,
+    after: Callable[[Line], None] | None = None,
+) -> tuple[Survey, tuple[Line, ...]]:
+    """Ask every node of a cluster, for studies whose output goes to `root` and whose MLflow is at `tracking`.
+
+    Raises ConfigError where no cluster answers at the address.
+    """
+    from tune_jobs import fitness
+    from tune_jobs.cluster import joined_ray
+    from tune_jobs.nodes import look_at_tracking, survey
+
+    began = time.perf_counter()
+    with joined_ray(address):
+        seen = survey(root, thorough=True, said=before)
+        if before:
+            before("MLflow")
+        seen = replace(seen, tracking=look_at_tracking(tracking, ask=True))
+    seconds = time.perf_counter() - began
+    lines = []
+    for judgement in fitness.ALL:
+        answer = judgement(seen)
+        lines.append(Line(name=_words(judgement.__name__), state=answer.state, text=answer.text, seconds=seconds))
+        seconds = 0.0  # all of it was for the first
+        if after:
+            after(lines[-1])
+    return seen, tuple(lines)
+
+
+def run(output: Path, *, address: str | None = None, tracking: str | None = None, as_json: bool) -> int:
+    """Examine this machine, and the cluster at an address if one is given, and print each line as it comes; the exit
+    status: 0 where all is well, 1 where something failed."""
+    console, root = Console(markup=False, highlight=False), output.expanduser().resolve()
+
+    def after(line: Line) -> None:
+        show(line, console)
+
     with _waiting() as before:
-        found = examine(output.expanduser().resolve(), before=before, after=lambda line: show(line, console))
-    seconds = sum(line.seconds for line in (*found.machine, *found.method))
-    count = len(found.machine) + len(found.method)
+        if address is None:
+            found = examine(root, before=before, after=after)
+        else:
+            uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
+            seen, lines = examine_cluster(root, address, uri, before=before, after=after)
+            looks = [look for look in LOOKS if look not in REPLACED]
+            found = replace(examine(root, looks=looks, before=before, after=after), cluster=lines, survey=seen)
+    seconds = sum(line.seconds for line in found.lines)
     console.print(
-        f"{count} looked at in {seconds:.0f} s, {len(found.failed)} failed"
+        f"{len(found.lines)} looked at in {seconds:.0f} s, {len(found.failed)} failed"
         + (f": {', '.join(found.failed)}" if found.failed else "")
     )
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tune_jobs.ablate import ray_at
+from tune_jobs.ablate import ray_at, require_cluster
 from tune_jobs.locks import running
 from tune_jobs.origin import git_commit
 from tune_jobs.plan import labels_of
@@ -58,6 +58,7 @@ def inspect(study: Study, store: Store, address: str | None) -> Inspection:
     from ssl_core.data.audit import queue_findings
 
     with running(study.study, store):
+        require_cluster(address, store, None)  # it tracks nothing
         full = planned(study, store)
         ready = make_ready(store, full, {"git_commit": git_commit()}, on_ray=ray_at(address))
         notes = checked(study, ready)

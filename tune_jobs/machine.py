@@ -117,7 +117,7 @@ def disk(root: Path) -> Answer:
 def output_folder(root: Path) -> Answer:
     """Whether files can be made, flushed, locked and renamed below the output folder, as stages are."""
     try:
-        with _below(root) as folder:
+        with folder_below(root) as folder:
             work = folder / "work"
             work.mkdir()
             with (work / "file").open("wb") as file:
@@ -161,7 +161,7 @@ def mlflow_store(root: Path) -> Answer:
         if (root / "mlflow.db").is_file():
             count = len(connect(default_uri(root)).search_experiments())
             return Answer("ok", f"{default_uri(root)} opens and holds {count} experiments")
-        with _below(root) as folder:
+        with folder_below(root) as folder:
             connect(default_uri(folder)).search_experiments()
         return Answer("ok", f"a store can be made at {default_uri(root)}")
     except Exception as error:  # MLflow and its stores raise many kinds
@@ -222,7 +222,7 @@ def listening(root: int) -> set[tuple[str, str]] | None:
 
 
 @contextlib.contextmanager
-def _below(root: Path) -> Iterator[Path]:
+def folder_below(root: Path) -> Iterator[Path]:
     """A folder below `root` for the body; it is gone afterwards, and so is what of `root` was not there."""
     missing = [p for p in (root, *root.parents) if not p.exists()]
     root.mkdir(parents=True, exist_ok=True)
@@ -234,6 +234,15 @@ def _below(root: Path) -> Iterator[Path]:
         for path in missing:
             with contextlib.suppress(OSError):  # somebody else put something into it
                 path.rmdir()
+
+
+def required() -> tuple[str, ...]:
+    """intermoco and what it depends on, extras left out."""
+    from packaging.requirements import Requirement
+
+    needed = [Requirement(text) for text in _recorded("Requires-Dist")]
+    least = ("numpy", "ray", "torch", "torchvision")  # where nothing is recorded
+    return tuple(sorted({"intermoco", *least, *(each.name for each in needed if each.marker is None)}))
 
 
 def _where() -> int:
