@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Ray's own warnings about CPU-only wheels and metrics are of no use to a reader of this output.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check bench chaos clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)
@@ -23,6 +23,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.run
+
+# Kills workers, nodes and drivers under studies on a cluster in a network namespace of its own: an hour or two.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --kills 50 --seed 0
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
