@@ -1,15 +1,13 @@
-"""One of two workers, started by test_distributed.py: python distributed_worker.py RANK WORLD FOLDER."""
+"""One of two workers (test_distributed.py). Reads `data` in their folder."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ssl_core import distributed
@@ -113,10 +111,7 @@ class Calls:
         return False
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def work(rank: int, world: int, folder: Path) -> None:
     for centred in (True, False):
         torch.save(one_step(config(centred=centred)), folder / f"step_{centred}_{rank}.pt")
 
@@ -137,8 +132,3 @@ def main() -> None:
     state = run.moco.state_dict()
     del state["queue._extra_state"]
     torch.save(state, folder / f"state_{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

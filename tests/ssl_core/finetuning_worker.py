@@ -1,13 +1,11 @@
-"""One of several workers that fine-tune together: python finetuning_worker.py RANK WORLD FOLDER."""
+"""One of several workers that fine-tune together. Reads `data` and `encoder.pt` in their folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ssl_core.config import FinetuneConfig
@@ -33,10 +31,7 @@ def gradients(arm: FinetuneConfig, dataset: Dataset, encoder: Path) -> dict[str,
     return found | {f"buffer {name}": b.clone() for name, b in run.model.named_buffers()} | {"loss": loss}
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def work(rank: int, world: int, folder: Path) -> None:
     dataset, encoder, found = Dataset.open(folder / "data"), folder / "encoder.pt", dict[str, Any]()
     for name, arm in RUNS.items():
         workdir, recorder = folder / f"{name}-{rank}", Recorder()
@@ -46,8 +41,3 @@ def main() -> None:
         )
         found[name] = {"gradients": gradients(arm, dataset, encoder), "rows": len(rows), "reported": recorder.rows}
     torch.save(found, folder / f"found-{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

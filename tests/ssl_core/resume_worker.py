@@ -1,13 +1,12 @@
-"""One of several workers, started by test_resume.py: python resume_worker.py RANK WORLD FOLDER.
+"""One of several workers (test_resume.py).
 
-Reads `data` and `alone.pt`, one worker's checkpoint; leaves a folder for each run.
+Reads `data` and `alone.pt`, one worker's checkpoint, in their folder; leaves a folder for each run.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,10 +83,7 @@ def looks_while_stepping(rank: int) -> tuple[int, float]:
     return asked, time.monotonic() - began
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def work(rank: int, world: int, folder: Path) -> None:
     dataset = Dataset.open(folder / "data")
     logging.basicConfig(filename=folder / f"log_{rank}", level=logging.WARNING)
 
@@ -113,8 +109,3 @@ def main() -> None:
     dist.barrier()
     run("fewer", Reporter(), config())
     (folder / f"looks_{rank}").write_text(f"{looks} {seconds}")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

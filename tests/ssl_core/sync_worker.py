@@ -1,8 +1,7 @@
-"""One of several workers that pretrain together: python sync_worker.py RANK WORLD FOLDER."""
+"""One of several workers that pretrain together. Reads `data` in their folder."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,7 @@ DEFECTS: dict[str, tuple[str, Any]] = {
 }
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def work(rank: int, world: int, folder: Path) -> None:
     dataset = Dataset.open(folder / "data")
     found = {f"{steps} steps": trained(SYNC, dataset, steps) for steps in (1, STEPS)}
     found["bf16"] = trained(BF16, dataset, 1)
@@ -76,8 +72,3 @@ def main() -> None:
             with patch(target, defect):
                 found[name] = trained(SYNC, dataset, 1)
     torch.save(found, folder / f"found-{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,20 +11,10 @@ import torch
 
 from ssl_core import distributed
 from ssl_core.data.dataset import Dataset
+from tests.ssl_core import distributed_worker as worker
+from tests.ssl_core.gloo import together
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
 WORLD = 2
-
-
-@pytest.fixture(scope="module")
-def worker() -> ModuleType:
-    """The workers' own code, to be run by one."""
-    spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +22,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     """What two workers left."""
     folder = tmp_path_factory.mktemp("workers")
     digits.save(folder / "data")
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(WORLD), str(folder)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    outputs = [w.communicate(timeout=280)[0] for w in workers]
-    assert [w.returncode for w in workers] == [0] * WORLD, "\n".join(outputs)
-    return folder
+    return together(worker.work, WORLD, folder)
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_terms_gradients_and_queue_equal_those_of_one_worker(folder: Path, worker: ModuleType, centred: bool) -> None:
+def test_terms_gradients_and_queue_equal_those_of_one_worker(folder: Path, centred: bool) -> None:
     alone = worker.one_step(worker.config(centred=centred))
     for rank in range(WORLD):
         found = torch.load(folder / f"step_{centred}_{rank}.pt", weights_only=True)
@@ -85,7 +57,7 @@ def found(folder: Path, name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("shuffle", ["undone", "embedding", "none"])
-def test_however_keys_are_shuffled_each_comes_back_to_its_query(folder: Path, worker: ModuleType, shuffle: Any) -> None:
+def test_however_keys_are_shuffled_each_comes_back_to_its_query(folder: Path, shuffle: Any) -> None:
     """The authors' setting, embedding, leaves block maps with other images' queries; all else is that of one worker."""
     alone, equal_alone = worker.one_step(worker.config(shuffle=shuffle)), worker.equal_views(worker.config(), 0)
     workers, astray = found(folder, shuffle), shuffle == "embedding"
@@ -120,9 +92,7 @@ def test_rows_are_dealt_in_the_order_asked_for_and_back(folder: Path, n: int) ->
     assert torch.cat([back for *_, back in parts]).tolist() == list(range(n))
 
 
-def test_a_moving_validation_shared_unevenly_is_that_of_one_worker(
-    folder: Path, worker: ModuleType, digits: Dataset
-) -> None:
+def test_a_moving_validation_shared_unevenly_is_that_of_one_worker(folder: Path, digits: Dataset) -> None:
     alone = worker.validated(digits)
     for result in found(folder, "validated"):
         assert result["values"] == pytest.approx(alone["values"], rel=1e-4)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,10 @@ from ssl_core import distributed
 from ssl_core.data.dataset import Dataset
 from ssl_core.encoder import build_encoder, save_encoder
 from tests.ssl_core.finetuning_runs import ENCODER, outputs, run
-from tests.ssl_core.finetuning_worker import RUNS, gradients
+from tests.ssl_core.finetuning_worker import RUNS, gradients, work
+from tests.ssl_core.gloo import together
 
 WORLD = 3
-WORKER = Path(__file__).with_name("finetuning_worker.py")
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     folder = tmp_path_factory.mktemp("workers")
     digits.save(folder / "data")
     save_encoder(folder / "encoder.pt", build_encoder(ENCODER, digits.channels, 0), digits.mean, digits.std)
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
-    command = [sys.executable, str(WORKER)]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(WORLD), str(folder)],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(WORLD)
-    ]  # fmt: skip
-    said = [w.communicate(timeout=280)[0] for w in workers]
-    assert [w.returncode for w in workers] == [0] * WORLD, "\n".join(said)
-    return folder
+    return together(work, WORLD, folder)
 
 
 def found(folder: Path, name: str) -> list[dict[str, Any]]:

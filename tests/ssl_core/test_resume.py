@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,11 @@ from ssl_core.due import Due
 from ssl_core.errors import CheckpointError
 from ssl_core.pretraining import Pretraining, position, pretrain
 from tests.ssl_core import resume_worker
+from tests.ssl_core.gloo import together
 from tests.ssl_core.pretraining_runs import CPU, Recorder, config, different, lines, run, timeless
 
 pytestmark = pytest.mark.timeout(500)
 
-WORKER = Path(resume_worker.__file__)
 WORLD = 3  # of two, sums are the same in any order
 STEPS = 4  # an epoch, of 40 images in batches of 10
 
@@ -161,20 +158,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     shutil.copy2(folder / "alone/checkpoint.pt", folder / "alone.pt")
     alone(digits, folder, resume_worker.Reporter())
     torch.set_num_threads(threads)
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(WORLD), str(folder)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    outputs = [worker.communicate(timeout=400)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * WORLD, "\n".join(outputs)
-    return folder
+    return together(resume_worker.work, WORLD, folder, seconds=400)
 
 
 def alone(digits: Dataset, folder: Path, reporter: resume_worker.Reporter) -> None:

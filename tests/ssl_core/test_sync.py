@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,52 +12,51 @@ from ssl_core.batch_norm import GlobalBatchNorm, synchronise
 from ssl_core.config import EncoderConfig
 from ssl_core.data.dataset import Dataset
 from ssl_core.encoder import build_encoder
-from tests.ssl_core.sync_worker import BF16, DEFECTS, STEPS, SYNC, trained
+from tests.ssl_core.gloo import together
+from tests.ssl_core.sync_worker import BF16, DEFECTS, STEPS, SYNC, trained, work
 
-WORKER = Path(__file__).with_name("sync_worker.py")
 WORLDS = (2, 4)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> dict[int, Path]:
     """What two workers left, and four."""
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
     left = {}
     for world in WORLDS:
         left[world] = folder = tmp_path_factory.mktemp(f"workers{world}")
         digits.save(folder / "data")
-        workers = [
-            subprocess.Popen(
-                [sys.executable, str(WORKER), str(rank), str(world), str(folder)],
-                env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-            for rank in range(world)
-        ]  # fmt: skip
-        said = [w.communicate(timeout=280)[0] for w in workers]
-        assert [w.returncode for w in workers] == [0] * world, "\n".join(said)
+        together(work, world, folder)
     return left
+
+
+@pytest.fixture(scope="module")
+def alone(digits: Dataset) -> dict[str, Tensor]:
+    """What one worker has after a step."""
+    return trained(SYNC, digits, 1)
 
 
 def found(folder: Path, rank: int, name: str) -> dict[str, Tensor]:
     return torch.load(folder / f"found-{rank}.pt", weights_only=True)[name]  # type: ignore[no-any-return]
 
 
-def compare(together: dict[str, Tensor], alone: dict[str, Tensor], tolerance: float) -> None:
+def compare(several: dict[str, Tensor], alone: dict[str, Tensor], tolerance: float) -> None:
     """Each tensor's difference, by its own size: an entry that is near 0 by cancellation holds rounding alone."""
-    assert together.keys() == alone.keys()
+    assert several.keys() == alone.keys()
     for name, value in alone.items():
-        difference = float((together[name].double() - value.double()).norm())
+        difference = float((several[name].double() - value.double()).norm())
         assert difference <= tolerance * float(value.double().norm()), f"{name} differs by {difference}"
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_steps_of_training_are_those_of_one_worker(folders: dict[int, Path], digits: Dataset, world: int) -> None:
+def test_steps_of_training_are_those_of_one_worker(
+    folders: dict[int, Path], digits: Dataset, alone: dict[str, Tensor], world: int
+) -> None:
     """Terms, gradients, weights, batch norm's statistics, queue: all, where four share ten samples unevenly.
 
     After three steps terms, queue and statistics alone: one ReLU that rounding tips over changes a small gradient by
     percents, as it does where one worker starts from weights that are 1e-7 off.
     """
-    alone, later = trained(SYNC, digits, 1), trained(SYNC, digits, STEPS)
+    later = trained(SYNC, digits, STEPS)
     smooth = [name for name in later if name.startswith(("term", "state queue")) or "running" in name]
     for rank in range(world):
         compare(found(folders[world], rank, "1 steps"), alone, 1e-5)
@@ -69,16 +65,17 @@ def test_steps_of_training_are_those_of_one_worker(folders: dict[int, Path], dig
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_in_bf16_they_are_so_within_its_rounding(folders: dict[int, Path], digits: Dataset, world: int) -> None:
-    alone, together = trained(BF16, digits, 1), found(folders[world], 0, "bf16")
-    for name in (n for n in alone if n.startswith("term")):
-        torch.testing.assert_close(together[name], alone[name], rtol=0.03, atol=0.03)
-    assert not torch.equal(alone["term loss"], trained(SYNC, digits, 1)["term loss"])
+def test_in_bf16_they_are_so_within_its_rounding(
+    folders: dict[int, Path], digits: Dataset, alone: dict[str, Tensor], world: int
+) -> None:
+    rounded, several = trained(BF16, digits, 1), found(folders[world], 0, "bf16")
+    for name in (n for n in rounded if n.startswith("term")):
+        torch.testing.assert_close(several[name], rounded[name], rtol=0.03, atol=0.03)
+    assert not torch.equal(rounded["term loss"], alone["term loss"])
 
 
 @pytest.mark.parametrize("defect", [*DEFECTS, "block features left shuffled"])
-def test_a_defect_is_seen(folders: dict[int, Path], digits: Dataset, defect: str) -> None:
-    alone = trained(SYNC, digits, 1)
+def test_a_defect_is_seen(folders: dict[int, Path], alone: dict[str, Tensor], defect: str) -> None:
     with pytest.raises(AssertionError, match=r"gradient|queue|mse|state"):
         compare(found(folders[2], 0, defect), alone, 1e-5)
 
