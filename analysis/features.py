@@ -89,16 +89,21 @@ def extract(
     afterwards and features do not depend on who shares a batch. Leaves block1.npy ... block4.npy (float32 [N, C_b]),
     ids.npy, labels.npy, splits.npy, groups.npy and features.json. Memory: one batch of at most `BATCH_PIXELS` pixels.
 
+    In an initialised torch.distributed group every worker calls this with the same arguments and a `workdir` of its
+    own. A batch then holds as many images for each of them, and each encodes its share; worker 0 writes the files.
+
     `norm: moving` stands for the authors' linear runs, in which the weights are frozen and batch norm's statistics move
     all the same: the training images first pass once, as they are, in an order drawn from `seed` and in batches of at
     most `norm_batch`, and the statistics follow; then it is as above. They move for this call alone, never in the file.
+    Several workers share these batches and see them whole, so the statistics are one worker's up to rounding.
 
     Raises DataError if the dataset's images have other channels than the encoder takes, NonFiniteError (block and
     image) if a feature is NaN or infinite.
     """
     import torch
 
-    from ssl_core import devices
+    from ssl_core import devices, distributed
+    from ssl_core.batch_norm import synchronise
     from ssl_core.batches import Batches
     from ssl_core.checkpoint import digest
     from ssl_core.encoder import global_average, load_encoder
@@ -110,21 +115,29 @@ def extract(
             "use an encoder pretrained on such images"
         )
     rows = np.flatnonzero(np.isin(dataset.splits, splits))  # (N,)
+    writes = distributed.rank() == 0
     arrays = {
         b: np.lib.format.open_memmap(workdir / f"block{b}.npy", "w+", np.float32, (len(rows), net.widths[b]))
-        for b in BLOCKS
+        for b in (BLOCKS if writes else ())
     }
     target = devices.choose(device)
+    if distributed.world() > 1:
+        synchronise(net)
     net, batches = devices.place(net, target), Batches(dataset, mean, std, target)
     if norm == "moving":
         _move_statistics(net, batches, norm_batch, seed)
     net.eval()
-    step = max(1, min(batch_size, BATCH_PIXELS // dataset.size**2))
+    step = max(1, min(batch_size, BATCH_PIXELS // dataset.size**2)) * distributed.world()
     for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+        part = rows[start : start + step]
         with torch.inference_mode(), devices.autocast(target, "float32"):
-            for b, maps in net(batches.plain(rows[part]), BLOCKS)[1].items():
-                arrays[b][part] = _finite(global_average(maps).cpu().numpy(), b, dataset.ids[rows[part]])
+            for b, maps in net(batches.plain(part[distributed.share(len(part))]), BLOCKS)[1].items():
+                pooled = distributed.gather(global_average(maps), len(part)).cpu().numpy()  # on every worker: all raise
+                finite = _finite(pooled, b, dataset.ids[part])
+                if writes:
+                    arrays[b][start : start + step] = finite
+    if not writes:
+        return
     for array in arrays.values():
         array.flush()
     for name in ("ids", "labels", "splits", "groups"):
@@ -144,6 +157,7 @@ def _move_statistics(net: Encoder, batches: Batches, size: int, seed: int) -> No
     import torch
 
     from ssl_core import devices
+    from ssl_core.distributed import share
     from ssl_core.seeding import generator
 
     order = generator(seed, "moving statistics").permutation(batches.dataset.rows(TRAIN))
@@ -152,7 +166,7 @@ def _move_statistics(net: Encoder, batches: Batches, size: int, seed: int) -> No
         for rows in np.array_split(
             order, math.ceil(len(order) / size)
         ):  # even sizes: no tiny last batch weighs as much
-            net(batches.plain(rows))
+            net(batches.plain(rows[share(len(rows))]))
 
 
 def _finite(pooled: NDArray[np.float32], block: int, ids: NDArray[np.str_]) -> NDArray[np.float32]:

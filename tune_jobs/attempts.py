@@ -1,4 +1,4 @@
-"""The attempts of one pretraining: each leaves a file beside the checkpoints, so that the manifest can tell them.
+"""The attempts of one stage that Ray Train's workers do: each leaves a file, so that the manifest can tell them.
 
     <root>/stages/.train/<kind>-<key>/attempts/<number>.json
 
@@ -32,7 +32,7 @@ class Attempt:
 
 
 class Attempts:
-    """Those of the pretraining whose checkpoints are in `folder`."""
+    """Those of the stage whose folder of Ray Train is `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "attempts"
@@ -45,12 +45,12 @@ class Attempts:
         _write(path, Attempt(now, now, resumed))
         return path
 
-    def ended(self, why: str) -> None:
-        """Note why the newest attempt ended, unless it knows better."""
+    def ended(self, why: str, *, alive: float | None = None) -> None:
+        """Note why the newest attempt ended, unless it knows better; and until when it went on, where that is known."""
         with contextlib.suppress(OSError):  # storage may be what failed; the note is not worth another failure
             paths = self._paths()
             if paths and (newest := _read(paths[-1])).why is None:
-                _write(paths[-1], replace(newest, why=why))
+                _write(paths[-1], replace(newest, why=why, alive=newest.alive if alive is None else alive))
 
     def facts(self) -> dict[str, Any]:
         """What the manifest should say: why each but the last ended, and how many seconds of it were done again."""

@@ -22,6 +22,7 @@ from tune_jobs.failures import explained
 from tune_jobs.reaper import reaping
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
+from tune_jobs.work import by_workers
 
 #: Bytes of Ray's shared memory in a local run: stages hand over files, never objects.
 OBJECT_STORE = 128 * 1024**2
@@ -178,8 +179,7 @@ class RayRunner:
 
     def submit(self, stage: Stage) -> None:
         demand = stage.demand.on(self.capacity().accelerators)
-        # a pretraining's own task only waits for Ray Train's workers, which hold the resources
-        waits = stage.kind == "pretrain"
+        waits = by_workers(stage, demand)  # for Ray Train's workers, which hold the resources
         task = self._task.options(
             name=stage.name,
             max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
@@ -204,7 +204,7 @@ class RayRunner:
         return self._newest
 
     def cancel(self) -> None:
-        """Stop what runs, at once: workers of a pretraining go with the task that owns them."""
+        """Stop what runs, at once: Ray Train's workers go with the task that owns them."""
         for ref in self._stages:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(ref, force=True)
@@ -257,10 +257,11 @@ def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
     from tune_jobs.executor import totals
 
     for stage in stages:
+        workers = "resources.workers" if stage.kind == "pretrain" else "resources.downstream_workers"
         cpus, accelerators = totals(stage.demand, capacity)
         if cpus > capacity.cpus or accelerators > capacity.accelerators:
             raise InputError(
                 f"{stage.name} needs {stage.demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
                 f"accelerators in all, the cluster has {capacity.cpus:g} and {capacity.accelerators:g}; "
-                "lower resources.workers, resources.cpus or resources.accelerators"
+                f"lower {workers}, resources.cpus or resources.accelerators"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from tune_jobs.store import Store
 
 #: Rough cost of a kind, for the order of work: what many stages wait for goes first.
 WEIGHT: Mapping[str, float] = {"pretrain": 20.0, "finetune": 5.0}
+#: Of sums of fractions of an accelerator.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class _Execution:
         self.needed_by: dict[str, list[str]] = {key: [] for key in self.stages}
         self.missing: dict[str, set[str]] = {}  # unfinished stage -> its unfinished inputs
         self.running: dict[str, float] = {}  # stage -> time it was started
-        self.ready: list[str] = []
+        # ready stages, the most urgent first, one queue for each demand: if its first does not fit, none of it does
+        self.ready: dict[Demand, list[tuple[float, int, str]]] = {}
         self.order = _urgency(plan)
 
     def run(self, poll_seconds: float) -> Outcome:
@@ -108,11 +112,20 @@ class _Execution:
             self.missing[key] = {i for i in stage.inputs.values() if i in self.missing}
             for needed in self.missing[key]:
                 self.needed_by[needed].append(key)
-        self.ready = [key for key, inputs in self.missing.items() if not inputs]
-        self._sort_ready()
+        for key, inputs in self.missing.items():
+            if not inputs:
+                self._make_ready(key)
 
-    def _sort_ready(self) -> None:
-        self.ready.sort(key=lambda key: self.order[key])
+    def _make_ready(self, key: str) -> None:
+        heapq.heappush(self.ready.setdefault(self.stages[key].demand, []), (*self.order[key], key))
+
+    def _next(self, demands: Iterable[Demand]) -> str:
+        """Takes the most urgent ready stage of these demands."""
+        demand = min(demands, key=lambda d: self.ready[d][0])
+        key = heapq.heappop(self.ready[demand])[-1]
+        if not self.ready[demand]:
+            del self.ready[demand]
+        return key
 
     def _start_what_fits(self) -> None:
         if not self.ready:
@@ -122,26 +135,28 @@ class _Execution:
             total.cpus - sum(self._demand(k, total)[0] for k in self.running),
             total.accelerators - sum(self._demand(k, total)[1] for k in self.running),
         )
-        for key in list(self.ready):
+        while fitting := [d for d in self.ready if _within(totals(d, total), free)]:
+            key = self._next(fitting)
             cpus, accelerators = self._demand(key, total)
-            if cpus <= free.cpus and accelerators <= free.accelerators:
-                free = Capacity(free.cpus - cpus, free.accelerators - accelerators)
-                self._start(key)
-            elif not self.running and (cpus > total.cpus or accelerators > total.accelerators):
-                self.ready.remove(key)
-                self._fail(
-                    key,
-                    StageError(
-                        f"needs {cpus:g} CPUs and {accelerators:g} accelerators, the cluster has "
-                        f"{total.cpus:g} and {total.accelerators:g}"
-                    ),
-                )
+            free = Capacity(free.cpus - cpus, free.accelerators - accelerators)
+            self._start(key)
+        if self.running:
+            return
+        while self.ready:  # nothing runs, the whole cluster is free, and still none of these fits
+            key = self._next(self.ready)
+            cpus, accelerators = self._demand(key, total)
+            self._fail(
+                key,
+                StageError(
+                    f"needs {cpus:g} CPUs and {accelerators:g} accelerators, the cluster has "
+                    f"{total.cpus:g} and {total.accelerators:g}"
+                ),
+            )
 
     def _demand(self, key: str, total: Capacity) -> tuple[float, float]:
         return totals(self.stages[key].demand, total)
 
     def _start(self, key: str) -> None:
-        self.ready.remove(key)
         self.running[key] = time.monotonic()
         self.runner.submit(self.stages[key])
         self.watcher.started(self.stages[key])
@@ -159,8 +174,7 @@ class _Execution:
         for follower in self.needed_by[key]:
             self.missing[follower].discard(key)
             if not self.missing[follower] and follower not in self.outcome.skipped:
-                self.ready.append(follower)
-        self._sort_ready()
+                self._make_ready(follower)
 
     def _fail(self, key: str, error: BaseException) -> None:
         self.outcome.failed[key] = error
@@ -178,6 +192,10 @@ def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
     settled = demand.on(cluster.accelerators)
     assert settled.accelerators is not None
     return settled.workers * settled.cpus, settled.workers * settled.accelerators
+
+
+def _within(needed: tuple[float, float], free: Capacity) -> bool:
+    return needed[0] <= free.cpus + ROUNDING and needed[1] <= free.accelerators + ROUNDING
 
 
 def _urgency(plan: Plan) -> dict[str, tuple[float, int]]:

@@ -118,7 +118,7 @@ def _finetune(
     )
     inputs = {"data": data.key} | ({"encoder": pretrained.key} if pretrained else {})
     labels = {**labels, "mode": mode, "label_fraction": fraction}
-    demand = demand_of(study.resources)
+    demand = downstream_demand(study.resources, shares=mode == "linear")
     return Stage(kind="finetune", config=as_config(config), inputs=inputs, labels=labels, demand=demand)
 
 
@@ -144,7 +144,7 @@ def _features(
         config={"splits": splits, **norm},
         inputs={"data": data.key, weights.kind: weights.key},
         labels={**labels, "of": of},
-        demand=demand_of(study.resources),
+        demand=downstream_demand(study.resources, shares=True),
     )
 
 
@@ -201,6 +201,15 @@ def demand_of(resources: Resources) -> Demand:
         accelerators=None if accelerators == "auto" else accelerators,
         restarts=resources.restarts,
     )
+
+
+def downstream_demand(resources: Resources, *, shares: bool) -> Demand:
+    """What a fine-tuning or an extraction of features asks for. A lone worker that trains no encoder shares."""
+    demand = dataclasses.replace(demand_of(resources), workers=resources.downstream_workers)
+    if not shares or demand.workers > 1:
+        return demand
+    share, given = resources.accelerator_share, demand.accelerators
+    return dataclasses.replace(demand, share=share, accelerators=None if given is None else min(given, share))
 
 
 def pretrain_demand(resources: Resources) -> Demand:

@@ -38,7 +38,8 @@ class Demand:
     workers: int = 1
     least_workers: int | None = None  # go on with as few where nodes are lost; None: with `workers` alone
     cpus: float = 1.0  # a worker
-    accelerators: float | None = 0.0  # a worker; None: one where the cluster has any
+    accelerators: float | None = 0.0  # a worker; None: `share` of one where the cluster has any
+    share: float = 1.0
     checkpoint_seconds: float = 60.0  # between the checkpoints of a stage that can be resumed
     restarts: int = 3  # where a worker or its node was lost
 
@@ -46,7 +47,8 @@ class Demand:
         """This demand with the accelerators settled for a cluster that has so many."""
         if self.accelerators is not None:
             return self
-        return dataclasses.replace(self, accelerators=1.0 if cluster_accelerators >= self.workers else 0.0)
+        enough = cluster_accelerators >= self.workers * self.share
+        return dataclasses.replace(self, accelerators=self.share if enough else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

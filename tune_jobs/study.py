@@ -41,6 +41,7 @@ class Resources:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     workers: int = 1  # Ray Train workers of one pretraining
+    downstream_workers: int = 1  # of one fine-tuning, and of one extraction of features
     least_workers: int | None = None  # go on with as few where nodes are lost; null: wait. Needs batch_norm: sync
     cpus: int = 1  # of a worker, and of every other stage
     accelerators: float | Literal["auto"] = "auto"  # of a worker; auto: one where the cluster has any
@@ -50,7 +51,7 @@ class Resources:
     restarts: int = 3  # of a stage whose worker or node was lost; an error of its own is not tried again
 
     def __post_init__(self) -> None:
-        for name in ("workers", "cpus"):
+        for name in ("workers", "downstream_workers", "cpus"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"resources.{name} {getattr(self, name)} must be at least 1")
         if self.least_workers is not None and not 1 <= self.least_workers <= self.workers:

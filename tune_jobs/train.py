@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray.exceptions import RayError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
-from ssl_core.errors import CheckpointError, StageError
+from ssl_core.errors import CheckpointError
 from tune_jobs.attempts import Attempts, Pulse
-from tune_jobs.failures import Kind, explained, kind, pauses
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import LEAVES, Report, typed
+from tune_jobs.workers import Fit, Job, run
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +33,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 #: Of Ray Train: the checkpoints that it knows of.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-#: Seconds to wait for nodes, where those that are there could not hold the workers even if they were idle.
-ROOM_SECONDS = 600.0
 #: Seconds between questions whether a node is about to be taken away.
 NOTICE_SECONDS = 1.0
 #: Of Ray Train: whether it looks out for nodes that are about to be taken away.
@@ -45,20 +40,10 @@ WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 #: Makes, on worker 0, what evaluates the encoder on the way.
 Evaluator = Callable[["PretrainConfig", "Dataset", "torch.device"], "Evaluate"]
-#: Runs a trainer to its end.
-Fit = Callable[[TorchTrainer], Any]
 
 
 class Stop(Exception):
     """Raised by what a worker reports to: nobody wants the rest of this training. All workers end at once."""
-
-
-class OneWorker(TorchConfig):  # type: ignore[misc]  # ray has no types
-    """A lone worker needs no process group, whose rendezvous would listen on every interface of the machine."""
-
-    @property
-    def backend_cls(self) -> Any:
-        return Backend
 
 
 def train(
@@ -99,115 +84,24 @@ def train(
         "checkpoint_seconds": demand.checkpoint_seconds,
         "notice": os.environ.get(WATCHER) != "0",
     }
-    lost, waits, no_room_since = 0, pauses(), None
-    while True:
-        settings["left"] = _unknown_to_ray(folder)
-        trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config=settings,
-            torch_config=OneWorker() if demand.workers == 1 else TorchConfig(),
-            scaling_config=_scaling(demand),
-            run_config=RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                # what fails comes back here, but for nodes taken away with notice: those runs go on unasked
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            ),
-        )
-        try:
-            facts: dict[str, Any] = fit(trainer).return_value
-            break
-        except (TrainingFailedError, RayError) as error:
-            if _waited_for_room(error):
-                no_room_since = None if _room(demand) else (no_room_since or time.monotonic())
-                if no_room_since is not None and time.monotonic() - no_room_since > ROOM_SECONDS:
-                    raise _no_room(demand) from None
-                continue
-            no_room_since = None
-            reason = failure(_by_rank(error), store.root)
-            attempts.ended(_words(reason))
-            _remove_half_written(folder)
-            pause = 0.0
-            match kind(error):
-                case Kind.LOST if lost < demand.restarts:
-                    lost += 1
-                case Kind.PASSING if (pause := next(waits, 0.0)) > 0:
-                    pass
-                case Kind.LOST:
-                    raise StageError(
-                        f"lost a worker {lost + 1} times, and resources.restarts is {demand.restarts}; look at its "
-                        f"nodes, memory first; run again, it goes on from its last checkpoint ({_words(reason)})"
-                    ) from None
-                case _:
-                    raise reason from None
-            log.warning("%s; going on from the last checkpoint", _words(reason))
-            time.sleep(pause)
+
+    def ended(why: str) -> None:
+        attempts.ended(why)
+        _remove_half_written(folder)
+
+    job = Job(
+        do=_train_worker,
+        settings=lambda: {**settings, "left": _unknown_to_ray(folder)},
+        folder=folder,
+        ended=ended,
+        goes_on="from its last checkpoint",
+        with_less="set resources.least_workers (with pretrain.batch_norm: sync)",
+    )
+    facts: dict[str, Any] = run(job, demand, store.root, fit)
     missing = [name for name in LEAVES if not (work / name).is_file()]
     if missing:
         raise FileNotFoundError(f"training ended without leaving {missing} in {work}")
     return {**facts, **attempts.facts()}
-
-
-def _scaling(demand: Demand) -> ScalingConfig:
-    """As many workers as are asked for; where fewer may do, as many as there is room for.
-
-    Ray Train waits without end for the least that may do, so it is told of a range only where these have room.
-    """
-    accelerators, least = demand.accelerators or 0.0, demand.least_workers
-    workers: int | tuple[int, int] = demand.workers
-    if least is not None and least < demand.workers:
-        workers = (least, demand.workers) if _room(demand) else least
-    return ScalingConfig(
-        num_workers=workers,
-        use_gpu=accelerators > 0,
-        resources_per_worker={"CPU": demand.cpus} | ({"GPU": accelerators} if accelerators else {}),
-    )
-
-
-def _room(demand: Demand) -> bool:
-    """Whether the nodes that are alive could hold the least workers that may do, if nothing else ran on them."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return fitting(nodes, demand) >= (demand.least_workers or demand.workers)
-
-
-def fitting(nodes: Iterable[Mapping[str, float]], demand: Demand) -> int:
-    """Workers that idle nodes with these resources (CPU, GPU) hold, each worker whole on one of them."""
-
-    def of(node: Mapping[str, float]) -> int:
-        cpus, accelerators = node.get("CPU", 0.0) / demand.cpus, demand.accelerators or 0.0
-        return int(min(cpus, node.get("GPU", 0.0) / accelerators) if accelerators else cpus)
-
-    return sum(map(of, nodes))
-
-
-def _no_room(demand: Demand) -> StageError:
-    least = demand.least_workers or demand.workers
-    each = f"{demand.cpus:g} CPUs" + (f" and {demand.accelerators:g} accelerators" if demand.accelerators else "")
-    return StageError(
-        f"for {ROOM_SECONDS:g} s the cluster's nodes had no room for {least} workers of {each}; add nodes and run "
-        "again, it goes on from its last checkpoint, or set resources.least_workers (with pretrain.batch_norm: sync)"
-    )
-
-
-def _waited_for_room(error: BaseException) -> bool:
-    """Whether the workers did not start because their resources were not free in time."""
-    return type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"
-
-
-def _by_rank(error: BaseException) -> Mapping[int, BaseException]:
-    """What went wrong, by the worker's rank; what ended Ray Train itself counts as worker 0's."""
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        return {rank: getattr(e, "health_check_failure", e) for rank, e in error.worker_failures.items()}
-    return {0: getattr(error, "controller_failure", error)}
-
-
-def _words(error: BaseException) -> str:
-    from tune_jobs.watch import one_line
-
-    return one_line(error)
 
 
 def _known_to_ray(folder: Path) -> set[str] | None:
@@ -238,19 +132,6 @@ def _unknown_to_ray(folder: Path) -> list[str]:
         return []
     (folder / SNAPSHOT).unlink()
     return [str(path) for path in sorted(folder.glob(f"checkpoint_*/{CHECKPOINT}"), reverse=True)]
-
-
-def failure(errors: Mapping[int, BaseException], root: Path) -> BaseException:
-    """One error for what went wrong on workers, by rank: what all of them say, or each of them.
-
-    The gravest comes first: that the others lost touch with that worker follows from it.
-    """
-    ordered = sorted(errors.items(), key=lambda item: (-kind(item[1]), item[0]))
-    clear = {rank: explained(error, root) for rank, error in ordered}
-    said = {rank: _words(error) for rank, error in clear.items()}
-    if len(set(said.values())) == 1:
-        return clear[ordered[0][0]]
-    return StageError("; ".join(f"worker {rank}: {text}" for rank, text in said.items()))
 
 
 def _train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -302,7 +183,7 @@ def _fetch_checkpoint(folder: Path, left: Iterable[str]) -> tuple[int, int]:
     """
     from ray.train import get_checkpoint
 
-    from ssl_core.pretraining import position
+    from ssl_core.resume import position
 
     checkpoint, local = get_checkpoint(), folder / CHECKPOINT
     if checkpoint is not None:

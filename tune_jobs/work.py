@@ -75,7 +75,7 @@ def perform(
 def _perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any], report: Report, do: Work) -> None:
     """Do the work, again where storage refuses meanwhile, and publish it."""
     started, clock = time.time(), time.monotonic()
-    device = _settle_device(demand)
+    device = settle_device(demand)
 
     def made() -> tuple[Path, dict[str, Any]]:
         work = store.begin(stage)
@@ -103,15 +103,34 @@ def _perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any
     store.forget_training(stage)
 
 
+def by_workers(stage: Stage, demand: Demand) -> bool:
+    """Whether Ray Train's workers do the stage's work. Its own task then only waits for them."""
+    return stage.kind == "pretrain" or demand.workers > 1
+
+
 def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> dict[str, Any]:
     """Leave the stage's files in `work`; returns what its manifest should say besides."""
+    if not by_workers(stage, demand):
+        leave(stage, store, work, report, device)
+        return {}
+    if stage.kind == "pretrain":
+        from tune_jobs.train import train
+
+        return train(stage, store, store.find("data", stage.inputs["data"]), work, demand, report)
+
+    from tune_jobs.downstream import with_workers
+
+    return with_workers(stage, store, work, demand, report)
+
+
+def leave(stage: Stage, store: Store, work: Path, report: Report, device: str) -> None:
+    """Do the work of any stage but a pretraining here; its files are in `work` afterwards.
+
+    In a torch.distributed group each worker calls this, with a `work` of its own; worker 0's gets the files.
+    """
     config = dict(stage.config)
     folder = {role: _input(store, role, key, stage) for role, key in stage.inputs.items()}
     match stage.kind:
-        case "pretrain":
-            from tune_jobs.train import train
-
-            return train(stage, store, folder["data"], work, demand, report)
         case "score":
             from analysis.config import ProbeConfig
             from analysis.selection import score
@@ -160,7 +179,6 @@ def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, 
             ks.compare(typed(KsConfig, config), models, work)
         case other:
             raise ValueError(f"no work is known for a stage of kind {other!r}")
-    return {}
 
 
 def _input(store: Store, role: str, key: str, stage: Stage) -> Path:
@@ -192,7 +210,7 @@ def typed(cls: type[T], config: Mapping[str, Any]) -> T:
     return TypeAdapter(cls).validate_python(dict(config))
 
 
-def _settle_device(demand: Demand) -> str:
+def settle_device(demand: Demand) -> str:
     """Use just what was declared: as many threads as CPUs, an accelerator only where one was asked for."""
     import torch
 

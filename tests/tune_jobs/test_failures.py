@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -19,17 +18,17 @@ from typing import Any
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, TaskCancelledError, WorkerCrashedError
 from ray.train import ControllerError, WorkerGroupError
+from stages_on_ray import OnRay, local, train_worker
 from studies import miniature
 
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError, StageError
 from tune_jobs.attempts import Attempt, Attempts, Pulse, recomputed
-from tune_jobs.executor import Done
 from tune_jobs.failures import PATIENCE, Kind, explained, kind, patiently, pauses
 from tune_jobs.plan import plan, pretrain_stage
-from tune_jobs.reaper import descendants
 from tune_jobs.stage import Demand, Stage
-from tune_jobs.store import Store, read_manifest
-from tune_jobs.train import SNAPSHOT, _remove_half_written, _unknown_to_ray, fitting
+from tune_jobs.store import read_manifest
+from tune_jobs.train import SNAPSHOT, _remove_half_written, _unknown_to_ray
+from tune_jobs.workers import fitting
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -194,54 +193,10 @@ def test_fewer_workers_are_refused_where_the_result_would_depend_on_them() -> No
     assert (demand.workers, demand.least_workers) == (4, 2)
 
 
-def train_worker() -> int:
-    """Ray Train's newest worker process below this one."""
-    found = []
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):
-            if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-    return max(found)
-
-
-class OnRay:
-    """Stages submitted to a real local Ray, as a study submits them."""
-
-    def __init__(self, root: Path) -> None:
-        from tune_jobs.cluster import RayRunner
-
-        self.store = Store(root)
-        self.runner = RayRunner(self.store, {})
-        self.ended: dict[str, Done] = {}
-
-    def end_of(self, stage: Stage) -> BaseException | None:
-        self.until(lambda: stage.key in self.ended)
-        return self.ended[stage.key].error
-
-    def until(self, holds: Callable[[], Any], seconds: float = 240) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, self.ended
-            self.ended |= {done.stage.key: done for done in self.runner.wait(0.05)}
-
-    def attempts(self, stage: Stage) -> list[Path]:
-        return sorted((self.store.train_folder(stage) / "attempts").glob("*.json"))
-
-    def checkpoints(self, stage: Stage) -> list[Path]:
-        return list(self.store.train_folder(stage).glob("checkpoint_*"))
-
-
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
-    from tune_jobs.cluster import local_ray
-    from tune_jobs.prepare import packed, planned
-
     root = tmp_path_factory.mktemp("failures")
-    study = miniature()
-    with local_ray(2):
-        found = OnRay(root)
-        for stage in planned(study, found.store).of_kind("data"):
-            packed(study.dataset, found.store, stage, {})
+    with local(root, miniature()) as found:
         yield found
     shutil.rmtree(root, ignore_errors=True)
 

@@ -134,3 +134,22 @@ def test_models_tested_on_fewer_images_are_no_part_of_ks() -> None:
     (ks,) = stages.of_kind("ks")
     assert {model["arm"] for model in ks.config["models"]} == {"moco", "supervised"}
     assert set(ks.inputs) == {model["input"] for model in ks.config["models"]}
+
+
+def test_a_lone_worker_that_trains_no_encoder_shares_an_accelerator() -> None:
+    def asked(**resources: Any) -> dict[str, set[float]]:
+        found: dict[str, set[float]] = {}
+        for stage in plan(miniature(resources=resources), "f").stages:
+            name = f"{stage.kind} {stage.labels['mode']}" if stage.kind == "finetune" else stage.kind
+            found.setdefault(name, set()).add(stage.demand.on(2).accelerators or 0.0)
+        return found
+
+    whole, none = {1.0}, {0.0}
+    rest = dict.fromkeys(("data", "audit", "probe", "reuse", "ks"), none)
+    trains = {"pretrain": whole, "finetune full": whole, "finetune scratch": whole}
+    assert asked() == {**rest, **trains, "finetune linear": {0.25}, "features": {0.25}}
+    assert asked(accelerators=1, accelerator_share=0.5) == {
+        **rest, **trains, "finetune linear": {0.5}, "features": {0.5},
+    }  # fmt: skip
+    assert asked(downstream_workers=2) == {**rest, **trains, "finetune linear": whole, "features": whole}
+    assert set().union(*asked(accelerators=0).values()) == none

@@ -120,7 +120,7 @@ class _Reporter:
 
 def _resumed(path: Path) -> tuple[int, int]:
     """Whole epochs and steps in the checkpoint, 0 where there is none; a damaged one is removed to start anew."""
-    from ssl_core.pretraining import position
+    from ssl_core.resume import position
 
     try:
         return position(path)

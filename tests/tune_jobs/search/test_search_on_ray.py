@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from studies import few_digits
 
 from ssl_core.errors import InputError
 from tune_jobs.loading import load
@@ -23,11 +24,10 @@ pytestmark = pytest.mark.timeout(400)
 
 STUDY: dict[str, Any] = {
     "study": "small",
-    "dataset": {"source": "digits"},
     "seeds": [0],
     "encoder": {"arch": "resnet18", "stem": "small"},
     "augment": {"crop": [0.6, 1.0], "blur": 0.0},
-    "pretrain": {"epochs": 1, "batch_size": 256, "moco": {"queue": 256}},
+    "pretrain": {"epochs": 1, "batch_size": 60, "moco": {"queue": 60}},
     "arms": {"moco": {}},
     "search": {
         "objectives": ["score"],
@@ -72,7 +72,7 @@ class Done:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("search")
-    (folder / "small.yaml").write_text(yaml.safe_dump(STUDY))
+    (folder / "small.yaml").write_text(yaml.safe_dump({**STUDY, "dataset": few_digits(folder)}))
     found = run("search", folder / "small.yaml", "--output", folder / "runs", "--json")
     assert found.returncode == 0, found.stdout + found.stderr
     return Done(folder, folder / "small.yaml", found.stdout, found.stderr, json.loads(found.stdout.splitlines()[-1]))
@@ -113,7 +113,7 @@ def test_the_best_trial_is_an_arm_with_the_studys_seed_beside_the_papers_setting
 
 
 def test_an_ablation_of_a_trials_arm_and_seed_pretrains_nothing(done: Done) -> None:
-    again = {k: v for k, v in STUDY.items() if k != "search"} | {"seeds": [1]}
+    again = {k: v for k, v in yaml.safe_load(done.study.read_text()).items() if k != "search"} | {"seeds": [1]}
     path = done.folder / "again.yaml"
     path.write_text(yaml.safe_dump(again))
     found = run("ablate", path, "--output", done.folder / "runs", "--dry-run")
@@ -152,7 +152,7 @@ def test_bad_input_is_one_line_and_exit_2(done: Done) -> None:
         ("search.score.fraction=0.5", r"holds another search called small: it differs in search\.score"),
         ("search.storage=sqlite:////dev/null/optuna.db", r"search\.storage: sqlite:////dev/null.*cannot be used"),
         ("search.objectives=[accelerator_seconds]", r"accelerator_seconds are 0 for every trial.*use seconds"),
-        ("search.space.batch_size=[256, 4096]", r"batch_size 4096 cannot be: batch_size 4096 exceeds the 12"),
+        ("search.space.batch_size=[60, 4096]", r"batch_size 4096 cannot be: batch_size 4096 exceeds the 126 "),
         ("search.score.fraction=0.0001", r"fraction 0\.0001"),
         ("search=null", r"study small has no section `search`"),
     ],

@@ -18,7 +18,7 @@ from tune_jobs.cluster import STATE_API, _dashboard_port
 from tune_jobs.failures import Kind, kind
 from tune_jobs.search.workers import Mailbox
 from tune_jobs.store import read_manifest
-from tune_jobs.train import failure
+from tune_jobs.workers import failure
 
 pytestmark = pytest.mark.timeout(600)
 
