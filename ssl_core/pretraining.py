@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_core import checkpoint, devices, distributed, scales
+from ssl_core import checkpoint, devices, distributed, resume, scales
 from ssl_core.accumulation import Statistics, backward
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.config import PretrainConfig
 from ssl_core.data.dataset import TRAIN, VAL, Dataset
 from ssl_core.due import Due
 from ssl_core.encoder import Encoder, save_encoder
-from ssl_core.errors import CheckpointError, ConfigError, MemoryExhaustedError
+from ssl_core.errors import ConfigError, MemoryExhaustedError
 from ssl_core.feasibility import check_pretrain, settle
 from ssl_core.initialisation import random_generator
 from ssl_core.moco import Moco
@@ -348,10 +348,10 @@ class Pretraining:
 
         Another number of workers than wrote it starts from the mean of their batch norm statistics.
         """
-        payload = _read(path, self._identity())
+        payload = resume.read(path, self._identity())
         self.moco.load_state_dict(payload["moco"])
         if payload["workers"] != distributed.world():
-            log.warning(_other_workers(path, payload["workers"], self.config))
+            log.warning(resume.other_workers(path, payload["workers"], self.config))
         for name, value in _statistics(self.moco):
             if name in payload["statistics"]:
                 found = payload["statistics"][name]  # [workers, C]
@@ -367,41 +367,9 @@ class Pretraining:
         return {**asdict(self.config), "dataset": self.dataset.fingerprint}
 
 
-def position(path: Path) -> tuple[int, int]:
-    """(whole epochs, steps in all) that the checkpoint at `path` holds; (0, 0) where there is no file.
-
-    Raises CheckpointError if it is damaged, or of an earlier version.
-    """
-    if not path.exists():
-        return 0, 0
-    payload = _read(path)
-    return payload["epoch"], payload["step"]
-
-
-def _read(path: Path, expect: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `save` wrote, maybe under the configuration that is expected."""
-    payload = checkpoint.load(path, expect=expect)
-    if "step" not in payload:
-        raise CheckpointError(f"{path} is of an earlier version, which saved at epochs only; delete it to start anew")
-    return payload
-
-
 def _statistics(moco: Moco) -> list[tuple[str, Tensor]]:
     """Batch norm's running means and variances [C], with their names."""
     return [(n, b) for n, b in moco.named_buffers() if n.endswith(("running_mean", "running_var"))]
-
-
-def _other_workers(path: Path, before: int, config: PretrainConfig) -> str:
-    """What it changes that another number of workers than wrote `path` goes on from it."""
-    now, size = distributed.world(), config.batch_size
-    text = f"{path} was written with workers = {before}, this run has {now}"
-    if config.batch_norm == "sync":
-        return f"{text}: batches, losses and queue stay as they are; results differ by rounding alone"
-    return (
-        f"{text}: batch norm now sees about {size // now} samples of a batch of {size} at once, not {size // before}, "
-        "and starts from the mean of the workers' running statistics; under batch_norm sync results would not depend "
-        "on the number of workers"
-    )
 
 
 def best_epoch(losses: Sequence[float]) -> int:

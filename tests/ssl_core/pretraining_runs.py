@@ -11,7 +11,8 @@ import torch
 
 from ssl_core.config import AugmentConfig, BarlowConfig, EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.data.dataset import Dataset
-from ssl_core.pretraining import position, pretrain
+from ssl_core.pretraining import pretrain
+from ssl_core.resume import position
 
 CPU = torch.device("cpu")
 #: Looks in an epoch of `config`: after each of two steps, and at its end.

@@ -16,7 +16,8 @@ from ssl_core.config import BarlowConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.data.dataset import Dataset
 from ssl_core.due import Due
 from ssl_core.errors import CheckpointError
-from ssl_core.pretraining import Pretraining, position, pretrain
+from ssl_core.pretraining import Pretraining, pretrain
+from ssl_core.resume import position
 from tests.ssl_core import resume_worker
 from tests.ssl_core.gloo import together
 from tests.ssl_core.pretraining_runs import CPU, Recorder, config, different, lines, run, timeless
