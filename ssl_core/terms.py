@@ -22,7 +22,7 @@ def read_terms(steps: Sequence[Mapping[str, Tensor]], first: int) -> list[dict[s
     """
     names = list(steps[0])
     own = torch.stack([torch.stack(list(terms.values())) for terms in steps])
-    workers = distributed.gather(own[None]).cpu()  # [workers, steps, terms]
+    workers = distributed.gather(own[None]).cpu().double()  # [workers, steps, terms]
     table = workers.mean(dim=0).tolist()
     for i, values in enumerate(table):
         for j, (name, value) in enumerate(zip(names, values, strict=True)):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_stages import finish, small, study_folder
 from mlflow_store import shown
-from test_tracking import finish, small, study_folder
 
 from tune_jobs.executor import Capacity, Done, execute
 from tune_jobs.plan import Plan
