@@ -48,10 +48,15 @@ class Features:
         """Raises DataError if the folder holds no features."""
         try:
             about = json.loads((folder / "features.json").read_text())
-            arrays = {name: np.load(folder / f"{name}.npy") for name in ("ids", "labels", "splits", "groups")}
-            blocks = {b: np.load(folder / f"block{b}.npy", mmap_mode="r") for b in BLOCKS}
+            arrays = {
+                name: np.load(folder / f"{name}.npy", allow_pickle=False)
+                for name in ("ids", "labels", "splits", "groups")
+            }
+            blocks = {b: np.load(folder / f"block{b}.npy", mmap_mode="r", allow_pickle=False) for b in BLOCKS}
         except FileNotFoundError as error:
             raise DataError(f"{folder} holds no features ({error.filename} is missing); extract them first") from error
+        except (ValueError, EOFError) as error:
+            raise DataError(f"features in {folder} cannot be read ({error}); remove it and run again") from error
         return cls(
             blocks=blocks,
             **arrays,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,9 +135,13 @@ def _reference(config: KsConfig, ordered: Sequence[KsModel]) -> KsModel:
 
 
 def _read(model: KsModel, split: Literal["val", "test"]) -> _Predictions:
-    with np.load(model.folder / "predictions.npz", allow_pickle=False) as file:
-        ids, labels = file[f"{split}_ids"], file[f"{split}_labels"]
-        probabilities = file[f"{split}_probabilities"].astype(np.float64)
+    path = model.folder / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, labels = file[f"{split}_ids"], file[f"{split}_labels"]
+            probabilities = file[f"{split}_probabilities"].astype(np.float64)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); remove {model.folder} and fine-tune again") from error
     if not np.isfinite(probabilities).all():
         raise DataError(f"{model.folder} holds {split} probabilities that are NaN or infinite; fine-tune it again")
     task: Task = "multilabel" if labels.ndim == 2 else "binary" if probabilities.shape[1] == 1 else "multiclass"

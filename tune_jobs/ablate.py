@@ -125,9 +125,12 @@ def complete(begun: Begun, clock: float) -> Result:
 
 
 def tracking_uri(study: Study, store: Store, *, masked: bool = False) -> str:
-    """The study's MLflow, SQLite below the root where it names none."""
+    """The study's MLflow, SQLite below the root where it names none; ConfigError for a file that it may not write."""
     from tune_jobs.tracking import default_uri, mask
+    from tune_jobs.tracking_client import require_own
 
+    if study.tracking.uri:
+        require_own("tracking.uri", study.tracking.uri, store.root, "experiments", "set MLFLOW_TRACKING_URI instead")
     uri = study.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store.root)
     return mask(uri) if masked else uri
 

@@ -229,14 +229,18 @@ def main() -> NoReturn:
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:
-    print(f"intermoco: {error}", file=sys.stderr)
+    from tune_jobs.tracking_client import mask
+
+    print(f"intermoco: {mask(str(error))}", file=sys.stderr)
     sys.exit(status)
 
 
 def _command(verb: str | None = None) -> str:
-    """The command as it was typed, to be typed again."""
+    """The command as it was typed, to be typed again, but for passwords: it is printed and stands in the report."""
+    from tune_jobs.tracking_client import mask
+
     words = [w for w in sys.argv[1:] if w not in ("--json", "--dry-run")]
-    return shlex.join(["intermoco", *([verb, *words[1:]] if verb else words)])
+    return shlex.join(["intermoco", *map(mask, [verb, *words[1:]] if verb else words)])
 
 
 def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Promoted, Store]:

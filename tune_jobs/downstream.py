@@ -20,7 +20,8 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
     """Do the stage's work with `demand.workers` Ray Train workers; leave its files in `work`.
 
     There are no checkpoints: where a worker is lost, all begin at the stage's start. `report` goes to worker 0, so it
-    has to be pickled. Returns what the manifest should say: why attempts before this one ended, and their seconds.
+    has to be pickled. Returns what the manifest should say: the workers of the process group that did it, why attempts
+    before this one ended, and their seconds.
     """
     folder = store.train_folder(stage)
     attempts = Attempts(folder)
@@ -34,8 +35,8 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
         with_less="lower resources.downstream_workers",
     )
     try:
-        made = run(job, demand, store.root)
-        facts = attempts.facts()
+        made, workers = run(job, demand, store.root)
+        facts = {"workers": workers, **attempts.facts()}
     finally:
         store.forget_training(stage)
     for path in (work / made).iterdir():
@@ -45,23 +46,25 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
     return facts
 
 
-def _worker(settings: dict[str, Any]) -> str:
-    """One Ray Train worker's part; of worker 0 the name of the folder, below `work`, with the files.
+def _worker(settings: dict[str, Any]) -> tuple[str, int]:
+    """One Ray Train worker's part; of worker 0 the name of the folder, below `work`, with the files, and the workers.
 
     Each attempt has a folder of its own: a worker that was given up may not know it yet, and go on writing.
     """
     from ray.train import get_context
+
+    from ssl_core import distributed
 
     stage, store, demand = settings["stage"], Store(settings["root"]), settings["demand"]
     device = settle_device(demand)
     if get_context().get_world_rank() > 0:
         with tempfile.TemporaryDirectory(prefix="intermoco-") as own:
             leave(stage, store, Path(own), _unheard, device)
-        return ""
+        return "", distributed.world()
     Attempts(store.train_folder(stage)).begin(None)
     made = Path(tempfile.mkdtemp(prefix="attempt-", dir=settings["work"]))
     leave(stage, store, made, settings["report"], device)
-    return made.name
+    return made.name, distributed.world()
 
 
 def _unheard(values: Mapping[str, Any]) -> None:

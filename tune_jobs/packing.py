@@ -108,7 +108,7 @@ class Bar:
         self._spoke = self._began = time.monotonic()
         self._bar = (
             Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.fields[words]}"),
                 console=self.console,

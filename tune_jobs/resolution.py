@@ -16,8 +16,13 @@ from tune_jobs.schema import build, merge, plain
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.space import Space
 from tune_jobs.study import PACKING, SCORE_SET, SET_BY_STUDY, SHARED, Downstream, Resources, Study, Tracking
+from tune_jobs.tracking_client import HIDDEN
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+#: Characters of a study's or an arm's name: it is the name of a folder, or of a run in MLflow.
+LONGEST_NAME = 100
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
+#: Folders of the output that all studies share.
+RESERVED = ("stages", "mlartifacts")
 #: What a trial is before its parameters are laid on it, by the loss that is on.
 _BASES: Mapping[str, Mapping[str, Any]] = {
     "none": {},
@@ -60,7 +65,9 @@ def resolve(raw: Mapping[str, Any]) -> Study:
     """A study from the parsed YAML, laid over the protocol it names; ConfigError names the key and the remedy."""
     file, zero_init = _file(raw)
     if not _NAME.fullmatch(file.study):
-        raise ConfigError(f"study: name {file.study!r} may hold letters, digits, - and _ alone")
+        raise ConfigError(f"study: name {file.study!r} may hold letters, digits, - and _ alone, {LONGEST_NAME} at most")
+    if file.study in RESERVED:
+        raise ConfigError(f"study: the folder {file.study} of the output is not a study's; choose another name")
     _check_seeds(file.seeds)
     shared = {
         "encoder": file.encoder,
@@ -98,6 +105,16 @@ def resolve(raw: Mapping[str, Any]) -> Study:
             f"{list(downstream.fractions)}, or set `ks: null`"
         )
     search = _search(file, shared, zero_init, downstream)
+    _check_whole(
+        "tracking.uri",
+        file.tracking.uri,
+        "leave it out and set MLFLOW_TRACKING_URI, or give the rest and MLFLOW_TRACKING_USERNAME and _PASSWORD",
+    )
+    _check_whole(
+        "search.storage",
+        search.storage if search else None,
+        "give the rest alone and the password by the database's own means, such as PGPASSFILE",
+    )
     _check_elastic(file.resources, {**arms, **({f"search {k}": v for k, v in search.bases.items()} if search else {})})
     return Study(
         study=file.study,
@@ -120,6 +137,14 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         resources=file.resources,
         tracking=file.tracking,
     )
+
+
+def _check_whole(key: str, address: str | None, instead: str) -> None:
+    """ConfigError for an address of which a run left the password out of its study.yaml."""
+    if address and HIDDEN in address:
+        raise ConfigError(
+            f"{key}: {address} lacks its password, which no run writes to a file; give it whole by --set, or {instead}"
+        )
 
 
 def _check_elastic(resources: Resources, pretrained: Mapping[str, PretrainConfig | None]) -> None:
@@ -158,7 +183,7 @@ def _zero_init(encoder: Any) -> tuple[Any, bool]:
 def _arm_values(name: str, arm: Any) -> dict[str, Any]:
     where = f"arms.{name}"
     if not _NAME.fullmatch(str(name)):
-        raise ConfigError(f"{where}: an arm's name may hold letters, digits, - and _ alone")
+        raise ConfigError(f"{where}: an arm's name may hold letters, digits, - and _ alone, {LONGEST_NAME} at most")
     if arm == "scratch":
         return {"scratch": True}
     if arm is not None and not isinstance(arm, dict):

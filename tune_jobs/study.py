@@ -21,6 +21,7 @@ from ssl_core.errors import ConfigError
 from tune_jobs.protocol import Protocol
 from tune_jobs.schema import plain
 from tune_jobs.search.config import SearchConfig
+from tune_jobs.tracking_client import mask
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 #: Of a fine-tuning: what the study sets, and what it sets for linear, full and probe alike.
@@ -124,7 +125,10 @@ class Study:
         return self.packed_apart.get(arm, self.dataset)
 
     def to_yaml(self) -> str:
-        """The study with every default written out; reading it back gives an equal study."""
+        """The study with every default written out; reading it back gives an equal study, if it holds no password.
+
+        Passwords in the addresses of MLflow and of Optuna's storage are left out.
+        """
         return yaml.safe_dump(_plain_study(self), sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -141,6 +145,7 @@ def _plain_study(study: Study) -> dict[str, Any]:
     def search(config: SearchConfig) -> dict[str, Any]:
         bases = {loss: without(base, "seed") for loss, base in config.bases.items()}
         said = {**without(config, "space", "bases", "score"), "score": without(config.score, *SCORE_SET)}
+        said["storage"] = config.storage and mask(config.storage)
         return {"space": plain(config.space.raw), **said, "bases": bases}
 
     def arm(name: str) -> dict[str, Any] | str:
@@ -168,5 +173,5 @@ def _plain_study(study: Study) -> dict[str, Any]:
         "ks": study.ks and plain(study.ks),
         "search": study.search and search(study.search),
         "resources": plain(study.resources),
-        "tracking": plain(study.tracking),
+        "tracking": {**plain(study.tracking), "uri": study.tracking.uri and mask(study.tracking.uri)},
     }

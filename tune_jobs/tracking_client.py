@@ -22,6 +22,10 @@ IMPATIENCE = {
 }
 
 
+#: What stands where a password was.
+HIDDEN = "***"
+
+
 class TrackingError(IntermocoError):
     """An MLflow store that was not reachable, or that refused what it was sent."""
 
@@ -33,8 +37,10 @@ def default_uri(root: Path) -> str:
 
 def mask(text: str) -> str:
     """`text`, a URI or a message with one in it, with passwords and tokens hidden."""
-    text = re.sub(r"(://[^:/?#\s]*):\S*@", r"\1:***@", text)
-    return re.sub(r"(?i)((?:password|passwd|secret|token|sslpassword)=)[^&\s]+", r"\1***", text)
+    text = re.sub(r"(://[^:/?#\s]*):.*@", rf"\1:{HIDDEN}@", text)  # a password may hold an @ or a space
+    text = re.sub(r"\b([\w.+-]+):(?!//)[^\s/@]+@", rf"\1:{HIDDEN}@", text)  # of an address without its scheme
+    text = re.sub(r"(?i)((?:password|passwd|pwd|secret|token)(?:=|%3D))[^&;\s]+", rf"\1{HIDDEN}", text)
+    return re.sub(r"(?i)([?&;][\w.-]*(?:key|secret|pass|credential|sig)[\w.-]*=)[^&;\s]+", rf"\1{HIDDEN}", text)
 
 
 def is_database(uri: str) -> bool:
@@ -42,11 +48,38 @@ def is_database(uri: str) -> bool:
     return urlsplit(uri).scheme.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
 
 
+def require_own(key: str, uri: str, root: Path, table: str, instead: str) -> None:
+    """ConfigError where a study's `key` would have SQLite make a file outside `root`, or write into another's there.
+
+    What such a file holds are the study's own words, which a shell or cron would go through line by line. `table`: one
+    that a database has which is what `key` asks for.
+    """
+    scheme, _, place = uri.partition("://")
+    if scheme.partition("+")[0] != "sqlite":
+        return
+    name = place.removeprefix("/").partition("?")[0]
+    path = Path(name).resolve()
+    if name.startswith("file:") or not (path.is_relative_to(root) or _has_table(path, table)):
+        raise ConfigError(
+            f"{key}: {mask(uri)} cannot be used: a study makes no file outside {root}; name one below it, or {instead}"
+        )
+
+
+def _has_table(path: Path, name: str) -> bool:
+    if not path.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [name]).fetchone())
+        except sqlite3.DatabaseError:
+            return False
+
+
 def connect(uri: str) -> Any:
     """An MLflow client that neither chatters nor phones home."""
     if urlsplit(uri).scheme in ("", "file") and uri != "databricks":
         raise ConfigError(
-            f"tracking.uri: {uri} is a folder, which MLflow no longer writes to; "
+            f"tracking.uri: {mask(uri)} is a folder, which MLflow no longer writes to; "
             "give a database such as sqlite:////shared/mlflow.db, a server's http address, or null"
         )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 #: Of Ray Train: the checkpoints that it knows of.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+#: Of Ray Train: a checkpoint's folder.
+_CHECKPOINT_NAME = re.compile(r"checkpoint_[A-Za-z0-9._-]+")
 #: Seconds between questions whether a node is about to be taken away.
 NOTICE_SECONDS = 1.0
 #: Of Ray Train: whether it looks out for nodes that are about to be taken away.
@@ -105,10 +108,14 @@ def train(
 
 
 def _known_to_ray(folder: Path) -> set[str] | None:
-    """Names of the checkpoints that Ray Train would go on from; None where its list cannot be read."""
+    """Names of the checkpoints that Ray Train would go on from; None where its list cannot be read.
+
+    Ray Train removes what it names once there is a newer checkpoint, be it `../../..`: such a list is unreadable too.
+    """
     try:
         found = json.loads((folder / SNAPSHOT).read_text())
-        return {result["checkpoint_dir_name"] for result in found["checkpoint_results"]}
+        names = {result["checkpoint_dir_name"] for result in found["checkpoint_results"]}
+        return names if all(map(_CHECKPOINT_NAME.fullmatch, names)) else None
     except FileNotFoundError:
         return set()
     except (ValueError, KeyError, TypeError):

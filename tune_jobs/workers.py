@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ssl_core.errors import StageError
 from tune_jobs.failures import Kind, explained, kind, pauses
+from tune_jobs.rendezvous import SeveralWorkers
 from tune_jobs.stage import Demand
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
         trainer = TorchTrainer(
             job.do,
             train_loop_config=job.settings(),
-            torch_config=OneWorker() if demand.workers == 1 else TorchConfig(),
+            torch_config=OneWorker() if demand.workers == 1 else SeveralWorkers(),
             scaling_config=_scaling(demand),
             run_config=RunConfig(
                 name=job.folder.name,

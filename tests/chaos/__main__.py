@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.cluster import Cluster
-from tests.chaos.kills import KINDS, Disturbed, Told, left_behind, planned
+from tests.chaos.kills import KINDS, PER_STUDY, Disturbed, Told, left_behind, planned
 from tests.chaos.namespace import inside
 from tests.chaos.study import differences
 
@@ -60,10 +61,11 @@ def _options() -> argparse.Namespace:
 def _repeat(cluster: Cluster, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Studies until the kills are used up; what they told in all."""
     until = time.monotonic() + 60 * options.minutes
-    kills = (kill for kill in planned(options.kills, options.seed, options.kinds) if time.monotonic() < until)
+    # as many as it takes: one that comes when its study has just ended hits nobody
+    kills = takewhile(lambda _: time.monotonic() < until, planned(sys.maxsize, options.seed, options.kinds))
     undisturbed: dict[int, Path] = {}
     all_told: list[Told] = []
-    while sum(len(told.kills) for told in all_told) < options.kills and time.monotonic() < until:
+    while (left := options.kills - sum(len(told.kills) for told in all_told)) > 0 and time.monotonic() < until:
         workers = options.workers[len(all_told) % len(options.workers)]
         if workers not in undisturbed:
             undisturbed[workers] = folder / f"undisturbed-{workers}"
@@ -72,7 +74,7 @@ def _repeat(cluster: Cluster, folder: Path, options: argparse.Namespace) -> dict
                 raise RuntimeError(f"already undisturbed: {calm.amiss}")
             print(f"{workers} workers, undisturbed: {calm.seconds:.0f} s", flush=True)
         root = folder / f"study-{len(all_told)}"
-        told = Disturbed(cluster, root, workers, options.arms, options.doing).run(kills)
+        told = Disturbed(cluster, root, workers, options.arms, options.doing).run(islice(kills, min(left, PER_STUDY)))
         if not told.amiss:
             told.amiss += differences(root, undisturbed[workers])
             told.amiss += [f"left behind: {path}" for path in left_behind(root)]

@@ -24,7 +24,9 @@ from tune_jobs.attempts import Attempt
 from tune_jobs.store import read_manifest
 
 KINDS = ("worker", "node", "driver")
-#: Seconds after which a study that has not ended counts as one that never will.
+#: Kills a study takes at most: it shall also end, and another begin.
+PER_STUDY = 8
+#: Seconds after its last kill after which a study that has not ended counts as one that never will.
 ENDLESS = 1200.0
 #: A kill waits until something was achieved since the last one, but for some that come as they fall, and for this long.
 PATIENCE, HASTY = 90.0, 0.2
@@ -95,10 +97,11 @@ class Disturbed:
                 if kill is None or not self._wait(driver, kill):
                     break
                 driver = self._strike(driver, kill)
+            calm = time.monotonic()
             while driver.poll() is None:
                 self._look()
-                if time.monotonic() - began > ENDLESS:
-                    self.told.amiss.append(f"it did not end in {ENDLESS:g} s")
+                if time.monotonic() - calm > ENDLESS:
+                    self.told.amiss.append(f"it did not end within {ENDLESS:g} s of its last kill")
                     driver.kill()
                 time.sleep(0.2)
         finally:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from stages_on_ray import OnRay, local, train_worker
-from studies import miniature
+from studies import few_digits, miniature
 
 from analysis.features import Features
 from ssl_core.config import BLOCKS
@@ -28,18 +28,19 @@ from tune_jobs.store import Store, read_manifest
 from tune_jobs.study import Study
 from tune_jobs.work import by_workers, perform
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 STEPS = 6
 
 
-def small(workers: int, **resources: Any) -> Study:
+def small(workers: int, data: Path | None = None, **resources: Any) -> Study:
     """Fine-tuning in a few steps; at this rate Adam, which turns rounding into steps, does not go far."""
     full = {"epochs": 1, "min_steps": STEPS, "evaluations": 2, "batch_size": 31, "learning_rate": 1e-5}
     return miniature(
         seeds=[0],
+        dataset=few_digits(data) if data else {"source": "digits"},
         resources={"downstream_workers": workers, **resources},
-        downstream={"bootstrap": 20, "fractions": [0.06, 1.0], "full": {**full, "precision": "float32"}},
+        downstream={"bootstrap": 20, "fractions": [1.0], "full": {**full, "precision": "float32"}},
     )
 
 
@@ -78,7 +79,8 @@ class Ended:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     """A fine-tuning, one of whose workers is killed when they have begun, then the features of its model."""
-    root, study = tmp_path_factory.mktemp("workers"), small(2, restarts=1)
+    root = tmp_path_factory.mktemp("workers")
+    study = small(2, root, restarts=1)
     with local(root, study) as on_ray:
         tuned = finetuning(on_ray, study)
         on_ray.runner.submit(tuned)
@@ -138,6 +140,11 @@ def test_features_are_those_of_one_worker(ended: Ended, tmp_path: Path) -> None:
     for block in BLOCKS:
         far = abs(found.blocks[block] - expected.blocks[block]).max()
         assert far <= 1e-5 * abs(expected.blocks[block]).max(), block
+
+
+def test_the_work_was_shared(ended: Ended) -> None:
+    for stage in (ended.finetuned, ended.features):
+        assert read_manifest(ended.store.path(stage))["workers"] == 2
 
 
 def test_worker_0s_metrics_reach_the_driver(ended: Ended) -> None:

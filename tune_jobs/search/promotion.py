@@ -14,6 +14,7 @@ from tune_jobs.schema import plain
 from tune_jobs.stage import canonical
 from tune_jobs.store import Store
 from tune_jobs.study import Study
+from tune_jobs.tracking_client import require_own
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +63,8 @@ def opened(study: Study, full: Plan, store: Store, *, create: bool) -> Ledger | 
     from tune_jobs.search.ledger import Ledger
 
     assert study.search is not None
+    if study.search.storage:
+        require_own("search.storage", study.search.storage, store.root, "studies", "give a server's address")
     place: dict[str, Any] = {
         "url": study.search.storage,
         "folder": search_folder(study, store),

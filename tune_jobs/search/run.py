@@ -53,8 +53,8 @@ def run_trials(
     cpus, accelerators = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     settled = demand.on(accelerators)
     running = Running(ledger, watcher, capacity(settled, cpus, accelerators, concurrent))
-    folder = folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = folder.absolute()
+    _empty(folder)
     try:
         with _environment(ENVIRONMENT), _silence("ray.tune", "ray.train", "ray.air"):
             tune.run(
@@ -80,6 +80,14 @@ def run_trials(
         raise running.error
     if running.open:
         raise StageError(f"Tune ended before trials {sorted(running.open)}; run the search again, it goes on")
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder anew, for this user alone: Tune may unpickle what lies there. A link there is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
 
 
 def resources(demand: Demand) -> dict[str, float]:

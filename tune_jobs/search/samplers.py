@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import pickle
 import random
 import warnings
 from collections import Counter
@@ -80,8 +82,45 @@ class _ConditionalCmaEs(CmaEsSampler):  # type: ignore[misc]
         return space if len(space) > 1 else {}  # cmaes asks for two at least
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
-        optimizer = super()._restore_optimizer(completed_trials)
-        return optimizer if optimizer is not None and optimizer.dim == self._dimensions else None
+        """Of the newest trial that has one. Optuna's unpickles, and so runs, whatever the storage holds."""
+        for trial in reversed(completed_trials):
+            attrs = {key: v for key, v in trial.system_attrs.items() if key.startswith(self._attr_key_optimizer)}
+            if attrs:
+                optimizer = _optimizer(self._concat_optimizer_attrs(attrs), trial.number)
+                return optimizer if optimizer.dim == self._dimensions else None
+        return None
+
+
+class _NumbersAlone(pickle.Unpickler):
+    """Unpickles an optimizer of CMA-ES and its arrays, and nothing else."""
+
+    ALLOWED = frozenset(
+        {
+            ("cmaes._cma", "CMA"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _optimizer(text: str, trial: int) -> Any:
+    """The optimizer that a trial was stored with, in hexadecimal; ConfigError where it is none."""
+    try:
+        optimizer = _NumbersAlone(io.BytesIO(bytes.fromhex(text))).load()
+        optimizer.dim  # noqa: B018  # what is no optimizer has none
+    except Exception as error:  # a stream of bytes that somebody made raises anything
+        raise ConfigError(
+            f"search.storage: trial {trial} holds no optimizer of CMA-ES ({error}), so somebody else has written to "
+            "the storage; nothing of it was run. Give another search.storage or --output"
+        ) from error
+    return optimizer
 
 
 class Combinations:
