@@ -1,6 +1,14 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+
+#: Python runs the `sitecustomize.py` there as a process of a test starts.
+STARTUP = str(Path(__file__).with_name("startup"))
+if STARTUP not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (STARTUP, *paths)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -127,7 +127,7 @@ def main(folder: Path) -> dict[str, Any]:
     (folder / "bad.yaml").write_text(STUDY.replace("epochs", "epoch"))
     os.environ |= {"RAY_AUTH_MODE": "token", "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     os.environ |= {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    small = ("--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats")
+    small = ("--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--include-log-monitor=false")
     head = ("--node-ip-address", HEAD, "--port", "6379", "--dashboard-host", HEAD, f"--temp-dir={folder}/r")
     said = ray("start", "--head", *head, *small)
     assert said.returncode == 0, said.stdout

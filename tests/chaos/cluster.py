@@ -113,7 +113,8 @@ class Cluster:
         name, self._count = f"node {self._count}", self._count + 1
         log = self.folder / f"node-{self._count}.log"
         command = [str(Path(sys.executable).with_name("ray")), "start", *words, f"--node-ip-address={HOST}",
-                   "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
+                   "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats",
+                   "--include-log-monitor=false", "--block"]  # fmt: skip
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=self.folder, env=python(), start_new_session=True

@@ -26,11 +26,12 @@ from tune_jobs.cluster import joined_ray
 
 BIN = Path(sys.executable).parent
 SERVER = "http://127.0.0.1:9"  # nothing listens there
+SMALL = ("--num-cpus=1", "--object-store-memory=80000000", "--include-log-monitor=false")
 
 
 def start(address: str, *, own_storage: Path | None = None, path: Path | None = None) -> None:
     """A node: with storage of its own laid over a folder, or with other packages in front."""
-    node = [str(BIN / "ray"), "start", f"--address={address}", "--num-cpus=1", "--object-store-memory=80000000"]
+    node = [str(BIN / "ray"), "start", f"--address={address}", *SMALL]
     if own_storage:
         node = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {own_storage} && exec "$@"', "sh", *node]
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
@@ -62,7 +63,7 @@ def main(folder: Path, address: str) -> dict[str, Any]:
     root, sqlite, seen = folder / "shared", f"sqlite:///{folder}/shared/mlflow.db", dict[str, Any]()
     step("head")
     node = [str(BIN / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
-    node += ["--include-dashboard=false", "--num-cpus=1", "--object-store-memory=80000000", f"--temp-dir={folder}/ray"]
+    node += ["--include-dashboard=false", f"--temp-dir={folder}/ray", *SMALL]
     subprocess.run(node, check=True, stdout=subprocess.DEVNULL)
     head = raylets()
     with joined_ray(address):
