@@ -24,6 +24,7 @@ from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready
+from tune_jobs.room import ROOM_SECONDS, await_room
 from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
 from tune_jobs.study import Study
@@ -169,7 +170,8 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
 
     with ray_at(address)():
         runner = RayRunner(store, facts)
-        check_fits(full.by_key.values(), runner.capacity())
+        patience = ROOM_SECONDS if address else 0.0
+        await_room(lambda: check_fits(full.by_key.values(), runner.capacity()), patience=patience)
         follower = follow(study, full, store, uri=tracking_uri(study, store))
         try:
             with Watch(full, on_finished=lambda stage: follower.add(stage.key)) as watch:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_jobs.audit import accepted, opened
 from tune_jobs.labels import write_labels
+from tune_jobs.locks import require_no_links
 from tune_jobs.origin import git_commit
 from tune_jobs.plan import Plan, as_config
 from tune_jobs.prepare import summary
@@ -36,11 +37,12 @@ def write_report(
     """Tables and page from what is finished; returns their paths. Built anew where what they show has changed.
 
     Stages that are not finished are named in the report. `always` builds it in any case. Raises StageError where the
-    dataset is not even packed.
+    dataset is not even packed, and InputError where a link leads out of the study's folder.
     """
     from analysis.report import Facts, build
 
     study, full = found.study, found.plan
+    require_no_links(study.study, store)
     folder = store.root / study.study
     data = next(full.of_kind("data"))
     finished = [_finished(s, store) for s in full.stages if store.finished(s)]

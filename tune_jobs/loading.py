@@ -13,6 +13,8 @@ from tune_jobs.resolution import resolve
 from tune_jobs.study import Study
 
 PRESETS = Path(__file__).parent / "presets"
+#: Values of a study, those behind an alias counted each time: no study has as many, aliases of aliases soon do.
+MOST_VALUES = 100_000
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Study:
@@ -37,11 +39,23 @@ def _read(source: str) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"study {source}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"study {source}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"study {source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if _more_than(MOST_VALUES, raw):
+        raise ConfigError(f"study {source}: it says more than {MOST_VALUES:,} values; look at its aliases (*name)")
     if not isinstance(raw, dict):
         raise ConfigError(f"study {source}: expected keys and values at the top level, found {type(raw).__name__}")
     return raw
+
+
+def _more_than(most: int, value: Any) -> bool:
+    """Whether there are more values in it, as it would be written out: without end, where it holds itself."""
+    left, seen = [value], 0
+    while left and seen <= most:
+        value = left.pop()
+        seen += 1
+        left.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    return seen > most
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -51,8 +65,12 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: write key=value, e.g. --set seeds=[0,1,2] or --set pretrain.epochs=10")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+    if _more_than(MOST_VALUES, value):
+        raise ConfigError(
+            f"--set {path.strip()}: it says more than {MOST_VALUES:,} values; look at its aliases (*name)"
+        )
     *parents, last = _keys(path.strip())
     node = raw
     for depth, key in enumerate(parents):

@@ -16,9 +16,11 @@ from tune_jobs.store import Store
 def running(study: str, store: Store) -> Iterator[None]:
     """Hold the study for this run. Where nobody else uses the root, sweep what a killed run left half-made.
 
-    Raises InputError when another process is running the same study in the same root.
+    Raises InputError when another process is running the same study in the same root, and where a link would have the
+    study write somewhere else.
     """
     folder = store.root / study
+    require_no_links(study, store)
     folder.mkdir(parents=True, exist_ok=True)
     store.stages.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as own, (store.stages / ".lock").open("a+") as shared:
@@ -35,6 +37,15 @@ def running(study: str, store: Store) -> Iterator[None]:
             store.sweep()
         fcntl.flock(shared, fcntl.LOCK_SH)
         yield
+
+
+def require_no_links(study: str, store: Store) -> None:
+    """InputError where a link of whoever may write there too would have the study write, or remove, elsewhere."""
+    folder, stages = store.root / study, store.stages
+    half_made = (path for pattern in (".*", ".*/*", ".*/*/*") for path in stages.glob(pattern))
+    for path in (folder, *folder.rglob("*"), stages, *half_made):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link, and what a study writes stays below its output folder; remove it")
 
 
 def _try(file: IO[str], kind: int) -> bool:

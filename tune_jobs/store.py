@@ -126,17 +126,23 @@ class Store:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A finished stage's manifest, its files' sizes checked; StageError where they do not match."""
+    """A finished stage's manifest, its files' sizes checked; StageError where they do not match, or lie elsewhere."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+        sizes = {name: facts["bytes"] for name, facts in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StageError(f"{folder / MANIFEST} cannot be read ({error}); remove {folder} and run again") from error
-    for name, facts in manifest["files"].items():
+    inside = folder.resolve()
+    for name in (MANIFEST, *sizes):
+        path = inside / name
+        if path.resolve() != path or not path.is_relative_to(inside):  # MLflow is sent what lies there
+            raise StageError(f"{folder / name} is a link or leads out of {folder}, and no stage is made so; remove it")
+    for name, expected in sizes.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
-        if size != facts["bytes"]:
+        if size != expected:
             found = "missing" if size is None else f"{size} bytes"
-            raise StageError(f"{path} is {found}, its manifest says {facts['bytes']} bytes; remove {folder}, run again")
+            raise StageError(f"{path} is {found}, its manifest says {expected} bytes; remove {folder}, run again")
     return manifest
 
 

@@ -140,7 +140,8 @@ class Record:
 
     @property
     def files(self) -> list[Path]:
-        return [self.folder / name for name in SMALL_FILES if (self.folder / name).is_file()]
+        """Of those that the manifest lists: another's link would send what it leads to."""
+        return [self.folder / name for name in SMALL_FILES if name == MANIFEST or name in self.manifest["files"]]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -104,7 +104,7 @@ class Writer:
     def files(self, folder: Path) -> None:
         """The study's own files: study.yaml, tables and report; all of them again where one has changed."""
         paths = [folder / "study.yaml", *(folder / "tables").glob("*.csv"), *(folder / "report").rglob("*")]
-        paths = sorted(p for p in paths if p.is_file())
+        paths = sorted(p for p in paths if p.is_file() and p.resolve().is_relative_to(folder.resolve()))
         names = {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
         digest = hashlib.sha256(canonical(names).encode()).hexdigest()
         run = self._parent()

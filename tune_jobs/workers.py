@@ -17,12 +17,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ssl_core.errors import StageError
 from tune_jobs.failures import Kind, explained, kind, pauses
 from tune_jobs.rendezvous import SeveralWorkers
+from tune_jobs.room import ROOM_SECONDS
 from tune_jobs.stage import Demand
 
 log = logging.getLogger(__name__)
-
-#: Seconds to wait for nodes, where those that are there could not hold the workers even if they were idle.
-ROOM_SECONDS = 600.0
 
 #: Runs a trainer to its end.
 Fit = Callable[[TorchTrainer], Any]

@@ -17,6 +17,7 @@ from tune_jobs.ablate import Begun, Result, accelerators, begin, complete, ray_a
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
 from tune_jobs.plan import pretrain_demand, pretrain_stage
+from tune_jobs.room import ROOM_SECONDS, await_room
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.findings import at_a_glance
 from tune_jobs.search.promotion import opened, search_folder
@@ -133,7 +134,7 @@ def _run(begun: Begun, ledger: Ledger) -> None:
     """Run trials on the Ray that is joined until there are no more."""
     import ray
 
-    from tune_jobs.search.run import run_trials
+    from tune_jobs.search.run import capacity, run_trials
     from tune_jobs.search.tracking import follow_search
     from tune_jobs.search.trial import TrialSettings, run_trial
     from tune_jobs.search.watch import TrialWatch
@@ -141,7 +142,14 @@ def _run(begun: Begun, ledger: Ledger) -> None:
     study, search = begun.study, begun.study.search
     assert search is not None
     _sweep(begun, ledger)
-    demand = _demand(study, ray.cluster_resources().get("GPU", 0.0))
+
+    def fitting() -> Demand:
+        there = ray.cluster_resources()
+        demand = _demand(study, there.get("GPU", 0.0))
+        capacity(demand, there.get("CPU", 0.0), there.get("GPU", 0.0), search.concurrent)
+        return demand
+
+    demand = await_room(fitting, patience=ROOM_SECONDS if begun.address else 0.0)
     folder = search_folder(study, begun.store)
     settings = TrialSettings(
         root=str(begun.store.root),
