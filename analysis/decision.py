@@ -10,7 +10,7 @@ from typing import Any
 from pandas import DataFrame
 
 from analysis.config import QUALITIES, DecisionConfig
-from analysis.costs import COSTS, model_costs
+from analysis.model_costs import COSTS, model_costs
 from analysis.ranking import Configuration, Ranking, lower_is_better, rank
 from analysis.tables import Finished
 from analysis.validation import validation_table

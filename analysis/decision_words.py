@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from analysis.costs import COSTS, objective_name
 from analysis.decision import Decision
 from analysis.layout import MISSING
+from analysis.model_costs import COSTS, objective_name
 from analysis.names import SCORES, arm_name, metric_name, percent
 from analysis.packed import duration
 from analysis.ranking import SAME_COST, Configuration

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame
 
-from analysis.costs import COSTS, comparable
+from analysis.model_costs import COSTS, comparable
 from analysis.significance import LOWER_IS_BETTER, verdicts
 
 #: Costs within so much of the lowest count as equal: seconds vary by as much from run to run.
@@ -64,7 +64,7 @@ class Ranking:
 
 
 def rank(measures: DataFrame, objectives: Sequence[str], *, baseline: str = "") -> Ranking:
-    """Rank the arms of `measures`: columns arm, mode, seed, devices, each objective and each of `costs.COSTS`.
+    """Rank the arms of `measures`: columns arm, mode, seed, devices, each objective and each of `model_costs.COSTS`.
 
     - Ranked are arms with more than half as many seeds as the (lower) median arm; they are compared over the seeds that
       all of them have. NaN of the first objective counts as a seed that is missing.

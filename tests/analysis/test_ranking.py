@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.costs import model_costs
+from analysis.model_costs import model_costs
 from analysis.ranking import Ranking, rank
 from analysis.tables import Finished
 
