@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from analysis.calibration import brier, ece
 from analysis.config import KsConfig
 from analysis.features import require_same_ids
-from ssl_core.data.dataset import Task
+from analysis.predictions import Predictions, read
 from ssl_core.errors import DataError
 from ssl_core.metrics import score
 
@@ -32,14 +31,6 @@ class KsModel:
     mode: str
     label_fraction: float
     folder: Path
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    ids: NDArray[np.str_]
-    labels: NDArray[Any]
-    probabilities: NDArray[np.float64]  # (N, K)
-    task: Task
 
 
 def distance(p: NDArray[np.floating], q: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -68,10 +59,10 @@ def compare(config: KsConfig, models: Sequence[KsModel], workdir: Path) -> list[
     """
     ordered = sorted(models, key=lambda m: (m.arm, m.mode, m.seed, m.label_fraction))
     reference = _reference(config, ordered)
-    target = _read(reference, "test")
+    target = read(reference.folder, "test")
     predictions = {}
     for model in ordered:
-        predictions[model] = _read(model, "test")
+        predictions[model] = read(model.folder, "test")
         require_same_ids(target.ids, predictions[model].ids, str(reference.folder), str(model.folder))
     distances = {
         model: float(distance(found.probabilities, target.probabilities).mean())
@@ -129,23 +120,9 @@ def _reference(config: KsConfig, ordered: Sequence[KsModel]) -> KsModel:
         raise DataError(f"KS needs a model trained on all labels, there are fractions {seen}; add label fraction 1.0")
     scores = []
     for model in candidates:
-        found = _read(model, "val")
+        found = read(model.folder, "val")
         scores.append(score(config.metric, found.labels, found.probabilities, found.task))
     return candidates[int(np.argmax(scores))]  # the first among equals
-
-
-def _read(model: KsModel, split: Literal["val", "test"]) -> _Predictions:
-    path = model.folder / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, labels = file[f"{split}_ids"], file[f"{split}_labels"]
-            probabilities = file[f"{split}_probabilities"].astype(np.float64)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}); remove {model.folder} and fine-tune again") from error
-    if not np.isfinite(probabilities).all():
-        raise DataError(f"{model.folder} holds {split} probabilities that are NaN or infinite; fine-tune it again")
-    task: Task = "multilabel" if labels.ndim == 2 else "binary" if probabilities.shape[1] == 1 else "multiclass"
-    return _Predictions(ids, labels, probabilities, task)
 
 
 def _gaps(p: NDArray[np.floating], q: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
@@ -158,7 +135,7 @@ def _cdf(sample: NDArray[np.floating], x: NDArray[np.floating]) -> NDArray[np.fl
     return np.searchsorted(np.sort(sample), x, side="right") / len(sample)
 
 
-def _curves(found: _Predictions, target: _Predictions) -> Iterator[tuple[int, float, float, float]]:
+def _curves(found: Predictions, target: Predictions) -> Iterator[tuple[int, float, float, float]]:
     """(output, x, cdf, reference cdf) at quantiles of both samples together, and where the two are furthest apart."""
     for k in range(target.probabilities.shape[1]):
         p, q = found.probabilities[:, k], target.probabilities[:, k]

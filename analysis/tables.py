@@ -16,7 +16,18 @@ from pandas import DataFrame
 from analysis.layout import CAPTIONS, legend, paper_layout
 from ssl_core.errors import StageError
 
-__all__ = ["COLUMNS", "NAMES", "Finished", "latex", "markdown", "markdown_text", "paper_layout", "tidy", "write"]
+__all__ = [
+    "COLUMNS",
+    "NAMES",
+    "Finished",
+    "frame",
+    "latex",
+    "markdown",
+    "markdown_text",
+    "paper_layout",
+    "tidy",
+    "write",
+]
 
 NAMES = ("linear", "label_efficiency", "reuse", "probing", "ks")
 COLUMNS = (
@@ -47,6 +58,9 @@ class Finished:
     folder: Path
     rows: Sequence[Mapping[str, object]] = ()
     wall_seconds: float = 0.0
+    accelerator_seconds: float = 0.0  # of all its workers together; 0 where it ran without
+    peak_memory: int | None = None  # bytes, of the worker that took most; None where nobody measured it
+    device: str = ""  # the accelerator's name, or cpu
 
     @property
     def name(self) -> str:
@@ -73,7 +87,7 @@ def tidy(dataset: str, finished: Sequence[Finished]) -> dict[str, DataFrame]:
             record = {"dataset": dataset, **stage.labels, **own, "stage": stage.name}
             for name in _homes(stage, record):
                 records[name].append(record)
-    return {name: _frame(name, rows) for name, rows in records.items()}
+    return {name: frame(name, rows) for name, rows in records.items()}
 
 
 def _homes(stage: Finished, record: Mapping[str, object]) -> Iterator[str]:
@@ -97,7 +111,8 @@ def _homes(stage: Finished, record: Mapping[str, object]) -> Iterator[str]:
             yield "ks"
 
 
-def _frame(name: str, records: Sequence[Mapping[str, object]]) -> DataFrame:
+def frame(name: str, records: Sequence[Mapping[str, object]]) -> DataFrame:
+    """A table from its rows, `COLUMNS` first; StageError where two rows measure the same thing."""
     extras = dict.fromkeys(key for record in records for key in record if key not in COLUMNS)
     table = DataFrame({key: [record.get(key) for record in records] for key in (*COLUMNS, *extras)}, dtype=object)
     table = table.astype({key: _type(key, table[key]) for key in table.columns})
