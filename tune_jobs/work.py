@@ -89,6 +89,7 @@ def _perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any
     wall = time.monotonic() - clock
     manifest = {
         **facts,
+        "workers": demand.workers,
         **own,
         "environment": environment(device),
         "started": started,
