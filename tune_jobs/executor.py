@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -188,6 +189,7 @@ class _Execution:
                 descendants.extend(self.needed_by[follower])
 
 
+@functools.lru_cache(maxsize=256)  # asked for each running stage whenever one ends
 def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
     """CPUs and accelerators that a stage takes in all on a cluster of this capacity."""
     settled = demand.on(cluster.accelerators)
