@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ssl_core.errors import StageError
+from tune_jobs.durations import Durations, Sort, measured, sort_of
 from tune_jobs.plan import Plan
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
-#: Rough cost of a kind, for the order of work: what many stages wait for goes first.
-WEIGHT: Mapping[str, float] = {"pretrain": 20.0, "finetune": 5.0}
 #: Of sums of fractions of an accelerator.
 ROUNDING = 1e-9
 
@@ -91,7 +91,7 @@ class _Execution:
         self.running: dict[str, float] = {}  # stage -> time it was started
         # ready stages, the most urgent first, one queue for each demand: if its first does not fit, none of it does
         self.ready: dict[Demand, list[tuple[float, int, str]]] = {}
-        self.order = _urgency(plan)
+        self.order: dict[str, tuple[float, int]] = {}
 
     def run(self, poll_seconds: float) -> Outcome:
         self._sort_out_finished()
@@ -112,6 +112,8 @@ class _Execution:
             self.missing[key] = {i for i in stage.inputs.values() if i in self.missing}
             for needed in self.missing[key]:
                 self.needed_by[needed].append(key)
+        left = [self.stages[key] for key in self.missing]
+        self.order = urgency(left, measured(self.store, {stage.kind for stage in left}))
         for key, inputs in self.missing.items():
             if not inputs:
                 self._make_ready(key)
@@ -187,6 +189,7 @@ class _Execution:
                 descendants.extend(self.needed_by[follower])
 
 
+@functools.lru_cache(maxsize=256)  # asked for each running stage whenever one ends
 def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
     """CPUs and accelerators that a stage takes in all on a cluster of this capacity."""
     settled = demand.on(cluster.accelerators)
@@ -198,12 +201,19 @@ def _within(needed: tuple[float, float], free: Capacity) -> bool:
     return needed[0] <= free.cpus + ROUNDING and needed[1] <= free.accelerators + ROUNDING
 
 
-def _urgency(plan: Plan) -> dict[str, tuple[float, int]]:
-    """Sort key of each stage: the longest path of work that waits for it, longest first, then the plan's order."""
+def urgency(stages: Sequence[Stage], durations: Durations) -> dict[str, tuple[float, int]]:
+    """Sort key of each stage: the longest path of work that waits for it, longest first, then the order given.
+
+    Inputs precede the stages that need them.
+    """
+    seconds: dict[Sort, float] = {}
     behind: dict[str, float] = {}
-    for key, stage in reversed(list(plan.by_key.items())):
-        length = behind.get(key, 0.0) + WEIGHT.get(stage.kind, 1.0)
-        behind[key] = length
+    for stage in reversed(stages):
+        sort = sort_of(stage)
+        if sort not in seconds:
+            seconds[sort] = durations.expected(sort)
+        length = behind.get(stage.key, 0.0) + seconds[sort]
+        behind[stage.key] = length
         for needed in stage.inputs.values():
             behind[needed] = max(behind.get(needed, 0.0), length)
-    return {key: (-behind[key], index) for index, key in enumerate(plan.by_key)}
+    return {stage.key: (-behind[stage.key], index) for index, stage in enumerate(stages)}

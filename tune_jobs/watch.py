@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections import Counter
@@ -33,6 +34,8 @@ class Watch:
         self.console = console or Console(file=sys.stderr)
         self.plan = plan
         self.state = dict.fromkeys(plan.by_key, "waiting")
+        self.running: dict[str, None] = {}  # in the order in which they were started
+        self.settled = 0
         self.since: dict[str, float] = {}
         self.newest: dict[str, Mapping[str, Any]] = {}
         self.began = time.monotonic()
@@ -53,26 +56,33 @@ class Watch:
             self._live.stop()
 
     def cached(self, stage: Stage) -> None:
-        self.state[stage.key] = "cached"
+        self._settle(stage, "cached")
 
     def started(self, stage: Stage) -> None:
         self.state[stage.key] = "running"
+        self.running[stage.key] = None
         self.since[stage.key] = time.monotonic()
         self._say(f"started   {stage.name}", live=False)
 
     def finished(self, stage: Stage, seconds: float) -> None:
-        self.state[stage.key] = "done"
+        self._settle(stage, "done")
         if self.on_finished:
             self.on_finished(stage)
         self._say(f"finished  {stage.name} in {duration(seconds)} ({self.settled}/{len(self.state)})", live=False)
 
     def failed(self, stage: Stage, error: BaseException) -> None:
-        self.state[stage.key] = "failed"
+        self._settle(stage, "failed")
         self._say(f"FAILED    {stage.name}: {one_line(error)}", style="red")
 
     def skipped(self, stage: Stage, cause: Stage) -> None:
-        self.state[stage.key] = "skipped"
+        self._settle(stage, "skipped")
         self._say(f"skipped   {stage.name}: it needs {cause.name}", style="yellow")
+
+    def _settle(self, stage: Stage, state: str) -> None:
+        """Counts as it goes: with ten thousand stages, looking through all of them at each end takes minutes."""
+        self.state[stage.key] = state
+        self.running.pop(stage.key, None)
+        self.settled += 1
 
     def tick(self, progress: Mapping[str, Mapping[str, Any]]) -> None:
         self.newest.update(progress)
@@ -84,14 +94,6 @@ class Watch:
             if key in self.newest and now - self._spoke.get(key, self.since[key]) >= PLAIN_EVERY:
                 self._spoke[key] = now
                 self._say(f"running   {self.plan.by_key[key].name}: {facts_in_words(self.newest[key])}", live=False)
-
-    @property
-    def running(self) -> list[str]:
-        return [key for key, state in self.state.items() if state == "running"]
-
-    @property
-    def settled(self) -> int:
-        return sum(state not in ("waiting", "running") for state in self.state.values())
 
     def view(self) -> Group:
         """The live table: counts a kind, then every running stage with what it last reported."""
@@ -114,7 +116,7 @@ class Watch:
         for name in ("running", "epoch", "loss", "rate", "for", "left"):
             table.add_column(name, justify="left" if name == "running" else "right")
         room = max(3, self.console.size.height - 14)
-        for key in self.running[:room]:
+        for key in itertools.islice(self.running, room):
             stage, facts = self.plan.by_key[key], self.newest.get(key, {})
             elapsed = time.monotonic() - self.since[key]
             table.add_row(

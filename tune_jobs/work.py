@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,6 +89,7 @@ def _perform(stage: Stage, store: Store, demand: Demand, facts: Mapping[str, Any
     wall = time.monotonic() - clock
     manifest = {
         **facts,
+        "workers": demand.workers,
         **own,
         "environment": environment(device),
         "started": started,
@@ -222,12 +223,6 @@ def environment(device: str) -> dict[str, Any]:
     """What a manifest says about where a stage was made."""
     import torch
 
-    versions: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except ModuleNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -235,5 +230,17 @@ def environment(device: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        **versions,
+        **versions(),
     }
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Of the packages installed, read once a process: it takes longer than the shortest stages."""
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:
+            continue
+    return found

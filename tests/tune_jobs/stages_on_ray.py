@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.cluster import RayRunner, local_ray
+from tune_jobs.cluster import local_ray
 from tune_jobs.executor import Done
 from tune_jobs.prepare import packed, planned
 from tune_jobs.reaper import descendants
+from tune_jobs.runner import RayRunner
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study

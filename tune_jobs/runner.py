@@ -1,0 +1,131 @@
+"""Stages as Ray's tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_core.errors import InputError
+from tune_jobs.executor import Capacity, Done, totals
+from tune_jobs.failures import explained
+from tune_jobs.stage import Demand, Stage
+from tune_jobs.store import Store
+from tune_jobs.work import by_workers
+
+#: Seconds for which what Ray said of the cluster, or of progress, is still good: asking costs more than a short stage.
+FRESH = 0.5
+
+
+class RayRunner:
+    """Runs stages as Ray tasks. Needs Ray to be initialised."""
+
+    def __init__(self, store: Store, facts: Mapping[str, Any]) -> None:
+        import ray
+
+        self._ray = ray
+        self.store, self.facts = store, dict(facts)
+        self._stages: dict[Any, Stage] = {}
+        self._newest: dict[str, dict[str, Any]] = {}
+        self._board = ray.remote(num_cpus=0)(_Board).remote()
+        self._drained: Any = None
+        self._drained_at = self._asked_at = -FRESH
+        self._capacity = Capacity(0.0)
+        self._task = ray.remote(_run_stage)
+
+    def capacity(self) -> Capacity:
+        if time.monotonic() - self._asked_at >= FRESH:
+            resources, self._asked_at = self._ray.cluster_resources(), time.monotonic()
+            self._capacity = Capacity(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        return self._capacity
+
+    def submit(self, stage: Stage) -> None:
+        demand = stage.demand.on(self.capacity().accelerators)
+        waits = by_workers(stage, demand)  # for Ray Train's workers, which hold the resources
+        task = self._task.options(
+            name=stage.name,
+            max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
+            num_cpus=0 if waits else demand.cpus,
+            num_gpus=0 if waits else demand.accelerators,
+        )
+        ref = task.remote(stage, str(self.store.root), demand, self.facts, Progress(self._board, stage.key))
+        self._stages[ref] = stage
+
+    def wait(self, seconds: float) -> Iterable[Done]:
+        ready, others = self._ray.wait(list(self._stages), num_returns=1, timeout=seconds, fetch_local=False)
+        if ready and others:  # all that have ended, so that all their places are filled at once
+            ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0]
+        return [Done(self._stages.pop(ref), self._error(ref)) for ref in ready]
+
+    def progress(self) -> Mapping[str, Mapping[str, Any]]:
+        """Asks the board without waiting for it: what it said to the last call's question is there by now."""
+        if self._drained is not None and self._ray.wait([self._drained], timeout=0)[0]:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._newest.update(self._ray.get(self._drained))
+            self._drained = None
+        if self._drained is None and time.monotonic() - self._drained_at >= FRESH:
+            self._drained, self._drained_at = self._board.drain.remote(), time.monotonic()
+        return self._newest
+
+    def cancel(self) -> None:
+        """Stop what runs, at once: Ray Train's workers go with the task that owns them."""
+        for ref in self._stages:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(ref, force=True)
+
+    def _error(self, ref: Any) -> BaseException | None:
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            cause: BaseException = error.cause if error.cause is not None else error
+            cause.add_note(str(error))
+            return cause
+        except self._ray.exceptions.RayError as error:
+            return explained(error, self.store.root)
+        return None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sends a running stage's progress to the board, from whichever process runs it; waits for no answer."""
+
+    board: Any
+    key: str
+
+    def __call__(self, values: Mapping[str, Any]) -> None:
+        self.board.put.remote(self.key, dict(values))
+
+
+class _Board:
+    """An actor that keeps each stage's newest progress until the driver fetches it."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, dict[str, Any]] = {}
+
+    def put(self, key: str, values: dict[str, Any]) -> None:
+        self._newest[key] = values
+
+    def drain(self) -> dict[str, dict[str, Any]]:
+        newest, self._newest = self._newest, {}
+        return newest
+
+
+def _run_stage(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Progress) -> None:
+    from tune_jobs.work import perform
+
+    perform(stage, Store(root), demand, facts, report)
+
+
+def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
+    """InputError for the first stage that asks for more than the whole cluster has."""
+    for stage in stages:
+        workers = "resources.workers" if stage.kind == "pretrain" else "resources.downstream_workers"
+        cpus, accelerators = totals(stage.demand, capacity)
+        if cpus > capacity.cpus or accelerators > capacity.accelerators:
+            raise InputError(
+                f"{stage.name} needs {stage.demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
+                f"accelerators in all, the cluster has {capacity.cpus:g} and {capacity.accelerators:g}; "
+                f"lower {workers}, resources.cpus or resources.accelerators"
+            )
