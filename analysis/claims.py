@@ -7,6 +7,7 @@ held against the paper's own tables by `published_claims`, against a study's by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from analysis.significance import LOWER_IS_BETTER
 
@@ -15,6 +16,9 @@ LOSSES = ("moco_mse", "moco_barlow")
 
 #: Where a comparison stands: the paper's dataset, the label fraction, the block or None.
 Place = tuple[str, float, int | None]
+
+#: What a study's comparison says of a claim, the most in its favour first.
+Outcome = Literal["supported", "not shown", "needs more seeds", "contradicted", "uninformative", "not measured"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from analysis.claims import CLAIMS, LOSSES, Claim
 from analysis.names import SCORES, arm_name, percent
-from analysis.published import DATASETS, TABLES, Published, published
+from analysis.published import DATASETS, Published, published
 from analysis.published_claims import Compared, average_gain, compared, own_support, sound
 
 #: Half of the last digit of a printed score, and so how far the end of an interval may be rounded.
@@ -205,6 +205,4 @@ def _disagreeing(cells: _Cells) -> Iterator[Flag]:
 def _illegible(cells: _Cells) -> Iterator[Flag]:
     for cell in cells:
         if not cell.printed:
-            yield _flag(
-                "not legible", cell, f"{arm_name(cell.arm)} in Table {TABLES.index(cell.table) + 1}: {cell.note}"
-            )
+            yield _flag("not legible", cell, f"{arm_name(cell.arm)}, {cell.note}")
