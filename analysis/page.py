@@ -119,7 +119,7 @@ def verdict_row(row: Mapping[Any, Any], metric: str) -> dict[str, str]:
         "effect": signed(row["effect"], metric) if pd.notna(row["effect"]) else "–",
         "interval": f"{low} to {high}" if known else "–",
         "seeds": str(row["n"]),
-        "p": _p_value(row["p_holm"]),
+        "p": p_value(row["p_holm"]),
         "verdict": f"needs at least {row['seeds_needed']} seeds" if short else row["verdict"],
     }
 
@@ -194,7 +194,8 @@ def signed(value: float, metric: str) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def _p_value(p: float) -> str:
+def p_value(p: float) -> str:
+    """A p-value with the digits that it bears."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import beside, description, packed, search_page, search_sentences
+from analysis import beside, claims_page, description, packed, search_page, search_sentences
 from analysis.facts import Facts
 from analysis.names import arm_name, metric_name
 from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
 from analysis.pictures import embed, pictures, search_pictures
 from analysis.search import SearchFindings
+from analysis.study_claims import study_claims
 from analysis.summary import judge, sentences
 from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
 
@@ -66,6 +67,8 @@ def build(
     )
     caveats = description.caveats(facts.dataset, facts.arms, facts.downstream)
     verdicts = verdict_rows(tables["verdicts"], facts)
+    tables["claims"] = study_claims(tables, facts)
+    claims = claims_page.section(tables["claims"], tables, facts, dataset)
     paper = _paper(tables, facts)
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
     if paper:
@@ -75,7 +78,7 @@ def build(
     if search and searched:
         summary.append(search_sentences.summary(search))
         searched["markdown"] = search_page.section_markdown(searched, [picture.name for picture in search_drawn])
-    before, after = _markdown_frame(facts, summary, verdicts, caveats, paper, searched)
+    before, after = _markdown_frame(facts, summary, verdicts, claims, caveats, paper, searched)
     search_page.write(search, tables_folder)
     write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
     drawn = pictures(
@@ -92,6 +95,7 @@ def build(
         "caveats": caveats,
         "tables": {name: shown for name in NAMES if (shown := page_table(name, tables, facts))},
         "verdicts": verdicts,
+        "claims": claims,
         "paper": paper,
         "versus": versus.pop() if len(versus) == 1 else None,
         "pictures": {picture.name: embed(picture, report_folder) for picture in [*drawn, *search_drawn]},
@@ -196,6 +200,7 @@ def _markdown_frame(
     facts: Facts,
     summary: Sequence[str],
     verdicts: Sequence[Mapping[str, str]],
+    claims: claims_page.ClaimsSection,
     caveats: Sequence[tuple[str, str]],
     paper: Mapping[str, Any] | None,
     searched: Mapping[str, Any] | None,
@@ -211,6 +216,7 @@ def _markdown_frame(
     after = []
     if verdicts:
         after += ["## Verdicts over seeds", markdown(DataFrame(verdicts).set_index("where")).strip()]
+    after.append(claims.markdown())
     if searched:
         after.append(searched["markdown"])
     if paper:

@@ -116,7 +116,7 @@ def test_a_study_leaves_its_page_tables_and_figures(built):
         *(f"{name}.tex" for name in NAMES),
         *(f"{name}.{kind}" for name in figures for kind in ("svg", "png")),
     }
-    assert {p.name for p in (built / "tables").iterdir()} == {f"{n}.csv" for n in (*NAMES, "verdicts")}
+    assert {p.name for p in (built / "tables").iterdir()} == {f"{n}.csv" for n in (*NAMES, "verdicts", "claims")}
 
 
 def test_the_page_is_one_file_without_scripts_or_anything_from_outside(source, page):
@@ -148,7 +148,7 @@ def test_headings_step_down_one_level_at_a_time(page):
 
 def test_tables_have_captions_and_their_headings_a_scope(page):
     tables = page.all("table")
-    assert len(page.all("caption")) == len(tables) == 8  # five of the paper, verdicts, dataset, cost
+    assert len(page.all("caption")) == len(tables) == 9  # five of the paper, verdicts, claims, dataset, cost
     assert all(th.get("scope") in ("col", "row", "colgroup", "rowgroup") for th in page.all("th"))
     assert all("div" in table["inside"] for table in tables)
     boxes = [e for e in page.all("div") if "scroll" in e.get("class", "")]
@@ -257,8 +257,9 @@ def test_it_says_what_the_numbers_do_not_show(page):
 
 
 def test_the_verdict_table_names_what_is_missing_for_significance(page):
-    assert page.text.count("needs at least 10 seeds") == 9
-    assert page.text.count("needs at least 7 seeds") == 2
+    shown = next(table["text"] for table in page.all("table") if "Differences in AUROC" in table["text"])
+    assert shown.count("needs at least 10 seeds") == 9
+    assert shown.count("needs at least 7 seeds") == 2
 
 
 def test_the_same_stages_give_the_same_files_in_any_order(stages, tmp_path):
@@ -576,7 +577,7 @@ def test_report_md_says_what_the_page_says(built):
         "Not for clinical use.",
     ):
         assert words in text
-    assert text.count("\n| ---") == 6
+    assert text.count("\n| ---") == 6 + 8  # five tables, verdicts, one of each claim
 
 
 def test_the_verdicts_csv_holds_every_table(built):

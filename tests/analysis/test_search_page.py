@@ -63,7 +63,7 @@ def page(built):
 
 def test_a_search_leaves_its_tables_figures_and_a_section(built, page):
     assert {p.name for p in (built / "tables").iterdir()} == {
-        f"{name}.csv" for name in (*NAMES, "verdicts", "search", "search_importances", "search_blocks")
+        f"{name}.csv" for name in (*NAMES, "verdicts", "claims", "search", "search_importances", "search_blocks")
     }
     assert {f"{name}.png" for name in FIGURES} <= {p.name for p in (built / "report").iterdir()}
     assert [h["text"] for h in page.all("h2")].count("The search") == 1
