@@ -23,6 +23,7 @@ from tune_jobs.search.promotion import Promoted
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import SHARED, Study
+from tune_jobs.tracking_page import tracked
 
 if TYPE_CHECKING:
     from analysis.report import Facts
@@ -63,6 +64,7 @@ def write_report(
         seeds=study.seeds,
         versions=_versions(manifests),
         git_commits=tuple(sorted({m["git_commit"] for m in manifests if m.get("git_commit")})),
+        tracking=tracked(study, full, store),
         failed={**waiting, **failed},
     )
     page, mark = folder / "report" / "index.html", folder / "report" / ".shows"
@@ -127,7 +129,7 @@ def _scales(full: Plan, store: Store) -> Iterator[str]:
 def _finished(stage: Stage, store: Store) -> Finished:
     from analysis.tables import Finished
 
-    folder = store.path(stage)
+    folder, manifest = store.path(stage), store.manifest(stage)
     rows = folder / "rows.json"
     return Finished(
         kind=stage.kind,
@@ -135,7 +137,8 @@ def _finished(stage: Stage, store: Store) -> Finished:
         labels=stage.labels,
         folder=folder,
         rows=json.loads(rows.read_text()) if rows.is_file() else (),
-        wall_seconds=store.manifest(stage)["wall_seconds"],
+        wall_seconds=manifest["wall_seconds"],
+        accelerator_seconds=manifest["accelerator_seconds"],
     )
 
 
