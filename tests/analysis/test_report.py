@@ -442,7 +442,7 @@ def test_the_summary_is_five_sentences_that_end_with_the_cost(page, stages):
         assert sentence.endswith(".")
         assert not re.search(r"[.!?] [A-Z]", sentence), sentence
     assert said[4] == (
-        f"The study's {len({s.name for s in stages})} stages took 16 min 25 s one after the other and 0.1 hours of "
+        f"The study's {len({s.name for s in stages})} stages took 16 min 30 s one after the other and 0.1 hours of "
         "accelerator time; a pretraining took 30 s of accelerator time with MoCo, 10% more with MoCo + MSE and "
         "2.4 times that with MoCo + Barlow Twins."
     )
