@@ -6,13 +6,13 @@ READY := $(VENV)/.ready
 # Ray's own warnings about CPU-only wheels and metrics are of no use to a reader of this output.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: quickstart test check bench chaos clean
+.PHONY: quickstart test check bench chaos chromium clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)
 	$(BIN)/intermoco ablate quickstart
 
-test: $(READY)
+test: $(READY) chromium
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 check: $(READY)
@@ -27,6 +27,10 @@ bench: $(READY)
 # Kills workers, nodes and drivers under studies on a cluster in a network namespace of its own: an hour or two.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 50 --seed 0
+
+# The report page is tested in a real browser; pip installs none.
+chromium:
+	@tests/chromium.sh
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

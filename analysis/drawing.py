@@ -17,8 +17,8 @@ from pandas import DataFrame
 from analysis.layout import levels
 from analysis.names import arm_name
 
-#: Ink, secondary text and hairlines; the page replaces them, and the arms' colours, by its own for a dark screen.
-INK, MUTED, RULE = "#1c2127", "#5a6470", "#d5dbe1"
+#: Ink, secondary text, hairlines, ground; the page replaces them, and the arms' colours, by its own on a dark screen.
+INK, MUTED, RULE, PAPER = "#1c2127", "#5a6470", "#d5dbe1", "#ffffff"
 #: Okabe and Ito's colours for colour-blind readers, a dark grey before them for the first arm, usually the baseline.
 COLOURS = ("#41474f", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")

@@ -8,6 +8,16 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where MLflow shows the study. Nothing asks MLflow: it may be down, or behind, when the page is built."""
+
+    experiment: str
+    study_key: str  # the tag intermoco.study_key of every run of the study
+    address: str | None = None  # a server's http(s) address without user and password; None: a database
+    command: str = ""  # that opens the page of a database
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a study says about itself. Values come as they are; the page escapes them.
 
@@ -32,6 +42,7 @@ class Facts:
     notes: Sequence[str] = ()  # warnings that a reader of the summary should have seen
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commits: Sequence[str] = ()  # of the code that the stages ran
+    tracking: Tracking | None = None
     failed: Mapping[str, str] = field(default_factory=dict)  # stages that are not there: name to reason
 
     @property

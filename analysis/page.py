@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
+from analysis import costs
 from analysis.facts import Facts
 from analysis.layout import CAPTIONS, FLAG, MISSING, Cell, arrange, legend
 from analysis.names import SCORES, arm_name, metric_name, number, percent
@@ -15,18 +16,6 @@ from analysis.packed import duration
 from analysis.published import TABLES
 from analysis.summary import main_comparisons
 from analysis.tables import NAMES, Finished
-
-#: Kinds of stages in words, in the order in which they run.
-KINDS = {
-    "data": "packing the dataset",
-    "pretrain": "pretraining",
-    "score": "scoring trials on validation",
-    "finetune": "fine-tuning",
-    "features": "extracting features",
-    "probe": "probing",
-    "reuse": "comparing features",
-    "ks": "comparing outputs",
-}
 
 
 def page_table(name: str, tables: Mapping[str, DataFrame], facts: Facts) -> dict[str, Any] | None:
@@ -199,12 +188,28 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def cost_rows(finished: Sequence[Finished]) -> list[tuple[str, int, str]]:
-    """(kind in words, stages, time) and their total; a stage shared by two arms ran once."""
-    ran = {stage.name: stage for stage in finished}.values()
-    rows = []
-    for kind in dict.fromkeys([*KINDS, *(stage.kind for stage in ran)]):
-        seconds = [stage.wall_seconds for stage in ran if stage.kind == kind]
-        if seconds:
-            rows.append((KINDS.get(kind, kind), len(seconds), duration(sum(seconds))))
-    return [*rows, ("all stages", len(ran), duration(sum(stage.wall_seconds for stage in ran)))]
+def cost_rows(finished: Sequence[Finished]) -> list[tuple[str, int, str, str]]:
+    """(kind in words, stages, time, accelerator time) and their total."""
+    return [(each.what, each.stages, duration(each.wall), _held(each)) for each in costs.by_kind(finished)]
+
+
+def arm_cost_rows(finished: Sequence[Finished], facts: Facts) -> list[tuple[str, int, str, str, str]]:
+    """(arm, pretrainings, time of one, accelerator time of one, multiple of the baseline's) of each pretrained arm."""
+    return [
+        (
+            arm_name(each.what),
+            each.stages,
+            duration(each.wall),
+            _held(each),
+            "baseline"
+            if each.what == facts.compared_with
+            else MISSING
+            if each.times is None
+            else f"{each.times:.2f} ×",
+        )
+        for each in costs.by_arm(finished, facts.compared_with)
+    ]
+
+
+def _held(spent: costs.Spent) -> str:
+    return costs.hours(spent.accelerator) if spent.accelerator else MISSING

@@ -1,22 +1,18 @@
-"""Which figures a study allows, and their way into files and into the page."""
+"""Which figures a study allows, each with its words."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import matplotlib
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from analysis import drawing, figures, search_figures, search_space_figures
+from analysis import effects, figures, search_figures, search_space_figures
+from analysis.facts import Facts
 from analysis.search import MAXIMISED, SearchFindings, ranked
 from analysis.search_axis import varied
 from analysis.tables import Finished
@@ -105,6 +101,24 @@ def pictures(
     return found
 
 
+def effects_picture(tables: Mapping[str, DataFrame], facts: Facts) -> Picture | None:
+    """What the arms' pretraining adds to the baseline; None where nothing was compared. `tables` hold `verdicts`."""
+    baseline, arms = facts.compared_with, list(facts.arms)
+    pretrained = [arm for arm, config in facts.arms.items() if config is not None and arm != baseline]
+    found = effects.groups(tables, metric=facts.metric, baseline=baseline or "", arms=pretrained or arms)
+    if not found or baseline is None:
+        return None
+    shown = len({row.arm for rows in found.values() for row in rows})
+    more = f" Shown are the first {shown} arms; the table has the others." if len(pretrained or arms) > shown else ""
+    return Picture(
+        "effects",
+        effects.effects_alt(found, metric=facts.metric, baseline=baseline),
+        "Right of zero is better than the baseline. A line that crosses zero, or a hollow mark, settles nothing; an "
+        f"arrow means that the interval goes on beyond the axis. The numbers are in the table of verdicts.{more}",
+        lambda narrow: effects.effects(found, metric=facts.metric, baseline=baseline, arms=arms, narrow=narrow),
+    )
+
+
 def search_pictures(search: SearchFindings) -> list[Picture]:
     """The figures that a search's trials allow so far."""
     first, space = search_figures, search_space_figures
@@ -155,60 +169,6 @@ def search_pictures(search: SearchFindings) -> list[Picture]:
 
 def _drawn(draw: Callable[..., Figure], search: SearchFindings, narrow: bool) -> Figure:
     return draw(search, narrow=narrow)
-
-
-def embed(picture: Picture, folder: Path) -> dict[str, object]:
-    """Write `<name>.svg` and `<name>.png`; give the page what it shows: both widths as inline SVG, and the words."""
-    wide = picture.draw(False)
-    drawn = _svg(wide, picture.name)
-    opening, body = drawn.split(">", 1)
-    (folder / f"{picture.name}.svg").write_text(f'{opening}><rect width="100%" height="100%" fill="white"/>{body}')
-    wide.set_layout_engine("none")  # laid out once is enough
-    with matplotlib.rc_context(drawing.STYLE):
-        wide.savefig(folder / f"{picture.name}.png", dpi=180, facecolor="white")
-    return {
-        "name": picture.name,
-        "alt": picture.alt,
-        "reading": picture.reading,
-        "wide": inline(drawn, f"{picture.name}-w", picture.alt),
-        "narrow": inline(_svg(picture.draw(True), picture.name), f"{picture.name}-n", picture.alt),
-    }
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG document on a transparent ground: the same text for the same figure."""
-    with matplotlib.rc_context({**drawing.STYLE, "svg.hashsalt": name}):
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
-
-
-def inline(svg: str, prefix: str, alt: str) -> Markup:
-    """An SVG document as an element for a page: its own ids, the page's fonts, and colours that the page can replace.
-
-    Ink, rules and the arms' colours become CSS variables with the printed colour as fallback.
-    """
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    opening, body = body.split(">", 1)
-    box = re.search(r'viewBox="[-\d. ]+"', opening)
-    assert box is not None  # matplotlib writes one in every SVG
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"', body)
-    body = re.sub(r'url\(#|xlink:href="#', lambda m: f"{m[0].removeprefix('xlink:')}{prefix}-", body)
-    body = body.replace("font-family: 'DejaVu Sans'", "font-family: inherit")
-    for name, colour in _VARIABLES.items():
-        body = body.replace(f": {colour}", f": var(--{name}, {colour})")
-    label = Markup("{}").format(alt)
-    return Markup(f'<svg role="img" aria-label="{label}" {box[0]} style="stroke-linejoin: round">{body}')
-
-
-#: CSS variables of the page by the colour that they replace.
-_VARIABLES = {
-    "ink": drawing.INK,
-    "muted": drawing.MUTED,
-    "rule": drawing.RULE,
-    **{f"arm-{i}": colour for i, colour in enumerate(drawing.COLOURS)},
-}
 
 
 def labelled_images(finished: Sequence[Finished]) -> dict[float, int]:

@@ -10,14 +10,15 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import beside, claims_page, description, packed, search_page, search_sentences
+from analysis import beside, claims_page, costs, description, packed, search_page, search_sentences, tracked
 from analysis.facts import Facts
+from analysis.inline import embed
 from analysis.names import arm_name, metric_name
-from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
-from analysis.pictures import embed, pictures, search_pictures
+from analysis.page import arm_cost_rows, beside_parts, cost_rows, page_table, verdict_rows
+from analysis.pictures import effects_picture, pictures, search_pictures
 from analysis.search import SearchFindings
 from analysis.study_claims import study_claims
-from analysis.summary import judge, sentences
+from analysis.summary import flagged, judge, sentences
 from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
 
 __all__ = ["Facts", "Finished", "build", "render"]
@@ -64,6 +65,7 @@ def build(
         baseline=facts.compared_with,
         seeds=facts.seeds,
         missing=len(facts.failed),
+        cost=costs.sentence(finished, facts.compared_with),
     )
     caveats = description.caveats(facts.dataset, facts.arms, facts.downstream)
     verdicts = verdict_rows(tables["verdicts"], facts)
@@ -76,9 +78,11 @@ def build(
     searched = search_page.section(search, tables["verdicts"], facts) if search else None
     search_drawn = search_pictures(search) if search else []
     if search and searched:
-        summary.append(search_sentences.summary(search))
+        searched["summary"] = search_sentences.summary(search)
         searched["markdown"] = search_page.section_markdown(searched, [picture.name for picture in search_drawn])
-    before, after = _markdown_frame(facts, summary, verdicts, claims, caveats, paper, searched)
+    said = [f"{about}: {sentence}" for about, sentence in summary.items()]
+    said += [searched["summary"]] if searched else []
+    before, after = _markdown_frame(facts, said, verdicts, claims, caveats, paper, searched)
     search_page.write(search, tables_folder)
     write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
     drawn = pictures(
@@ -88,6 +92,7 @@ def build(
         metric=facts.metric,
         class_names=[str(name) for name in facts.dataset.get("class_names", ())],
     )
+    first = effects_picture(tables, facts)
     versus = {row["against"] for row in verdicts}
     context = {
         **_study(facts, dataset),
@@ -98,9 +103,12 @@ def build(
         "claims": claims,
         "paper": paper,
         "versus": versus.pop() if len(versus) == 1 else None,
-        "pictures": {picture.name: embed(picture, report_folder) for picture in [*drawn, *search_drawn]},
+        "pictures": {p.name: embed(p, report_folder) for p in [*filter(None, [first]), *drawn, *search_drawn]},
         "search": searched,
         "costs": cost_rows(finished),
+        "arm_costs": arm_cost_rows(finished, facts),
+        "mlflow": tracked.where(facts.tracking, facts.arms),
+        "flagged": flagged(tables["reuse"]),
         "accepted": ACCEPTED,
         "labels": _link(tables_folder / "labels.csv", report_folder),
     }

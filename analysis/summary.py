@@ -1,4 +1,4 @@
-"""What a study found, in about five sentences made from its tables: who leads, by how much, and how sure that is."""
+"""What a study found, in at most five sentences made from its tables: who leads, how sure that is, at what cost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from pandas import DataFrame
 
+from analysis import leaders
 from analysis.layout import levels
-from analysis.names import SCORES, arm_name, metric_name, number, percent
+from analysis.names import arm_name, metric_name, number, percent
 from analysis.significance import verdicts
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -22,23 +23,28 @@ def sentences(
     baseline: str | None,
     seeds: Sequence[int],
     missing: int = 0,
-) -> list[str]:
-    """The summary, a string a sentence or two; a table that is empty adds none.
+    cost: str = "",
+) -> dict[str, str]:
+    """The summary: at most five sentences, each under a word that says what it is about; empty tables add none.
 
     `tables` are tidy and hold `verdicts` as `judge` makes it. `missing` stages are named first: they limit the rest.
+    `cost` is `costs.sentence`.
     """
     scores = _measured(tables["label_efficiency"], metric)
     linear = _measured(tables["linear"], metric)
-    found = [
-        _setting(scores if len(scores) else linear, dataset, len(seeds)),
-        _missing(missing),
-        _leaders(scores, metric, baseline),
-        certainty(tables["verdicts"], metric=metric, baseline=baseline),
+    features = [
         _frozen(linear[linear["mode"] == "linear"], metric, baseline),
+        _reuse(tables["reuse"], baseline),
         _distances(_measured(tables["ks"], "ks"), baseline),
-        _reuse(tables["reuse"]),
     ]
-    return [sentence for sentence in found if sentence]
+    found = {
+        "Studied": _setting(scores if len(scores) else linear, dataset, len(seeds), missing),
+        "Scores": _leaders(scores, metric, baseline),
+        "How sure": certainty(tables["verdicts"], metric=metric, baseline=baseline),
+        "Features": _sentence(features),
+        "Cost": cost,
+    }
+    return {about: sentence for about, sentence in found.items() if sentence}
 
 
 def judge(tables: Mapping[str, DataFrame], baseline: str | None) -> DataFrame:
@@ -78,7 +84,7 @@ def certainty(judged: DataFrame, *, metric: str, baseline: str | None) -> str:
         return (
             f"{_count(seeds, 'seed').capitalize()} can never be significant: even if every seed agreed, the exact "
             f"paired test could not fall below p = {min(1.0, 2 / 2**seeds):.2g}, and at least {needed} seeds are "
-            "needed to judge all comparisons at once. Read the differences as directions, not as findings."
+            "needed to judge all comparisons at once; read the differences as directions, not as findings."
         )
     if clear.empty:
         return (
@@ -94,9 +100,9 @@ def certainty(judged: DataFrame, *, metric: str, baseline: str | None) -> str:
     )
 
 
-def _setting(table: DataFrame, dataset: str, seeds: int) -> str:
+def _setting(table: DataFrame, dataset: str, seeds: int, missing: int) -> str:
     if table.empty:
-        return f"No arm has been evaluated on {dataset} yet."
+        return f"No arm has been evaluated on {dataset} yet{_missing(missing)}."
     scratch = set(table.loc[table["mode"] == "scratch", "arm"]) - set(table.loc[table["mode"] != "scratch", "arm"])
     arms = levels(table, "arm")
     pretrained = _listed([arm_name(a) for a in arms if a not in scratch])
@@ -109,7 +115,7 @@ def _setting(table: DataFrame, dataset: str, seeds: int) -> str:
         parts.append(f"{'with' if pretrained else ''} training from random weights ({reference})".strip())
     return (
         f"On {dataset}, this study compares {' '.join(parts)}, fine-tuned on {fractions} of the training labels, "
-        f"over {_count(seeds, 'seed')}."
+        f"over {_count(seeds, 'seed')}{_missing(missing)}."
     )
 
 
@@ -117,7 +123,7 @@ def _missing(missing: int) -> str:
     if not missing:
         return ""
     verb = "is" if missing == 1 else "are"
-    return f"{_count(missing, 'stage').capitalize()} {verb} missing, so what follows rests on a part of the study."
+    return f"; {_count(missing, 'stage')} {verb} missing, so what follows rests on a part of the study"
 
 
 def _leaders(table: DataFrame, metric: str, baseline: str | None) -> str:
@@ -125,9 +131,9 @@ def _leaders(table: DataFrame, metric: str, baseline: str | None) -> str:
     parts = []
     for fraction in levels(table, "label_fraction"):
         part = table[table["label_fraction"] == fraction]
-        ranked = _ranked(part, best="high")
+        ranked = leaders.ranked(part, best="high")
         partly = "over the seeds that all arms have, " if ranked.notna().sum().sum() < len(part) else ""
-        parts.append(f"with {percent(fraction)} of the labels, {partly}{_lead(ranked, metric, baseline)}")
+        parts.append(f"with {percent(fraction)} of the labels, {partly}{leaders.lead(ranked, metric, baseline)}")
     return f"By mean test {metric_name(metric)}: {'; '.join(parts)}." if parts else ""
 
 
@@ -135,8 +141,45 @@ def _frozen(table: DataFrame, metric: str, baseline: str | None) -> str:
     if table.empty or table["arm"].nunique() < 2:
         return ""
     most = table[table["label_fraction"] == table["label_fraction"].max()]
-    lead = _lead(_ranked(most, best="high"), metric, baseline)
-    return f"With the encoder frozen and only a linear classifier trained, {lead}."
+    lead = leaders.lead(leaders.ranked(most, best="high"), metric, baseline)
+    return f"with the encoder frozen and only a linear classifier trained, {lead}"
+
+
+def _reuse(table: DataFrame, baseline: str | None) -> str:
+    """Which arm's features fine-tuning on the fewest labels leaves most alike, over blocks whose CKA says something.
+
+    By the first kernel of the table, the debiased linear one unless a study leaves it out.
+    """
+    table = table[table["value"].notna()]
+    if table.empty or table["arm"].nunique() < 2:
+        return ""
+    kernel, fraction = levels(table, "metric")[0], levels(table, "label_fraction")[0]
+    part = table[(table["metric"] == kernel) & (table["label_fraction"] == fraction)]
+    flags = part["uninformative"].fillna(False).astype(bool).groupby(part["block"]).transform("any")
+    part = part[~flags]  # a flagged number ranks nobody
+    if part.empty:
+        return f"at {percent(fraction)} of the labels no feature similarity (CKA) is informative"
+    means = part.groupby(["arm", "seed"], sort=False)["value"].mean().reset_index()
+    ranked = leaders.ranked(means, best="high")
+    first = str(ranked.columns[0])
+    other = baseline if baseline and baseline in ranked and baseline != first else str(ranked.columns[1])
+    blocks = part["block"].nunique()
+    return (
+        f"fine-tuning on {percent(fraction)} of the labels leaves the features of {arm_name(first)} most alike "
+        f"({metric_name(kernel)}: {number(leaders.mean(ranked, 0), kernel)} on average over {_count(blocks, 'block')}; "
+        f"{arm_name(other)} {number(float(ranked[other].mean()), kernel)})"
+    )
+
+
+def flagged(table: DataFrame) -> str:
+    """How many feature similarities say nothing, in a sentence; empty where all do."""
+    count = int(table["uninformative"].fillna(False).sum()) if "uninformative" in table else 0
+    if not count:
+        return ""
+    return (
+        f"Of the {len(table)} feature similarities (CKA), {count} are uninformative, because unrelated features "
+        "would score as high; they are shown, not ranked."
+    )
 
 
 def _distances(table: DataFrame, baseline: str | None) -> str:
@@ -145,82 +188,23 @@ def _distances(table: DataFrame, baseline: str | None) -> str:
     if table.empty:
         return ""
     smallest = levels(table, "label_fraction")[0]
-    ranked = _ranked(table[table["label_fraction"] == smallest], best="low")
-    reference = table.iloc[0]
-    text = (
-        f"Fine-tuned on {percent(smallest)} of the labels, {arm_name(ranked.columns[0])} gives output probabilities "
-        f"closest to the best model trained on all labels ({arm_name(reference['reference_arm'])}): "
-        f"KS distance {number(_mean(ranked, 0), 'ks')}"
-    )
-    if baseline and baseline in ranked and baseline != ranked.columns[0]:
-        text += f", {arm_name(baseline)} {number(float(ranked[baseline].mean()), 'ks')}"
-    floors = table["floor"].dropna()
-    return text + (
-        f"; seeds of that model differ by {number(float(floors.iloc[0]), 'ks')} already." if len(floors) else "."
-    )
-
-
-def _reuse(table: DataFrame) -> str:
-    flagged = int(table["uninformative"].fillna(False).sum()) if "uninformative" in table else 0
-    if not flagged:
-        return ""
-    return (
-        f"Of the {len(table)} feature similarities (CKA), {flagged} are uninformative, because unrelated features "
-        "would score as high; they are shown, not ranked."
-    )
-
-
-def _ranked(table: DataFrame, *, best: str) -> DataFrame:
-    """Values by seed (rows) and arm (columns), the arm of best mean first; of the seeds that all arms have, if any."""
-    runs = table.pivot(index="seed", columns="arm", values="value")[levels(table, "arm")]
-    common = runs.dropna()
-    runs = common if len(common) else runs
-    order = runs.mean().sort_values(ascending=best == "low", kind="stable").index
-    return runs[order]
-
-
-def _lead(ranked: DataFrame, metric: str, baseline: str | None) -> str:
-    """`MoCo + MSE leads with 66.0%, 5.5 points above MoCo (ahead in both seeds)`; compared over the seeds both have."""
+    ranked = leaders.ranked(table[table["label_fraction"] == smallest], best="low")
     first = str(ranked.columns[0])
-    value = number(_mean(ranked, 0), metric) + ("%" if metric in SCORES else "")
-    if ranked.shape[1] == 1:
-        return f"{arm_name(first)} alone was measured, with {value}"
-    runner_up = str(ranked.columns[1])
-    if number(_mean(ranked, 1), metric) == number(_mean(ranked, 0), metric):
-        return f"{arm_name(first)} and {arm_name(runner_up)} are level at {value}"
-    other = baseline if baseline and baseline in ranked and baseline != first else runner_up
-    gaps = (ranked[first] - ranked[other]).dropna()
-    leader = f"the baseline {arm_name(first)} itself leads" if first == baseline else f"{arm_name(first)} leads"
-    if gaps.empty:
-        return f"{leader} with {value}, no seed in common with {arm_name(other)}"
-    side = "above" if gaps.mean() > 0 else "below"
+    compared = [f"KS distance {number(leaders.mean(ranked, 0), 'ks')}"]
+    if baseline and baseline in ranked and baseline != first:
+        compared.append(f"{arm_name(baseline)} {number(float(ranked[baseline].mean()), 'ks')}")
+    floors = table["floor"].dropna()
+    if len(floors):
+        compared.append(f"its seeds differ by {number(float(floors.iloc[0]), 'ks')} already")
     return (
-        f"{leader} with {value}, {_points(abs(float(gaps.mean())), metric, signed=False)} {side} "
-        f"{arm_name(other)} ({_agreement(int((gaps > 0).sum()), len(gaps))})"
+        f"with {percent(smallest)} of the labels the outputs of {arm_name(first)} come closest to the best model "
+        f"trained on all of them, {arm_name(table.iloc[0]['reference_arm'])} ({'; '.join(compared)})"
     )
 
 
-def _agreement(ahead: int, seeds: int) -> str:
-    match seeds:
-        case 1:
-            return "one seed"
-        case 2 if ahead == 2:
-            return "ahead in both seeds"
-        case _ if ahead == seeds:
-            return f"ahead in all {seeds} seeds"
-        case _:
-            return f"ahead in {ahead} of {seeds} seeds"
-
-
-def _points(difference: float, metric: str, *, signed: bool = True) -> str:
-    """A difference of scores in percentage points, of other measures as it is."""
-    text = number(difference, metric)
-    sign = "+" if signed and difference > 0 and text.strip("0.") else ""
-    return f"{sign}{text}{' points' if metric in SCORES else ''}"
-
-
-def _mean(ranked: DataFrame, place: int) -> float:
-    return float(ranked.iloc[:, place].mean())
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(filter(None, parts))
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _measured(table: DataFrame, metric: str) -> DataFrame:

@@ -24,6 +24,7 @@ from tune_jobs.search.promotion import Promoted
 from tune_jobs.stage import Stage, canonical
 from tune_jobs.store import Store
 from tune_jobs.study import SHARED, Study
+from tune_jobs.tracking_page import tracked
 
 if TYPE_CHECKING:
     from analysis.report import Facts
@@ -65,6 +66,7 @@ def write_report(
         seeds=study.seeds,
         versions=_versions(manifests),
         git_commits=tuple(sorted({m["git_commit"] for m in manifests if m.get("git_commit")})),
+        tracking=tracked(study, full, store),
         failed={**waiting, **failed},
     )
     page, mark = folder / "report" / "index.html", folder / "report" / ".shows"

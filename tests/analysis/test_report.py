@@ -89,7 +89,7 @@ def small(stages, arms=("moco", "moco_mse"), kinds=("probe",)):
 
 def summary(tables, **changes):
     given = {"dataset": "d", "metric": "auroc", "baseline": "moco", "seeds": (0, 1)}
-    return sentences({**tables, "verdicts": judge(tables, "moco")}, **{**given, **changes})
+    return list(sentences({**tables, "verdicts": judge(tables, "moco")}, **{**given, **changes}).values())
 
 
 def scores(values, fraction=0.01):
@@ -110,7 +110,7 @@ def scores(values, fraction=0.01):
 
 def test_a_study_leaves_its_page_tables_and_figures(built):
     report = {p.name for p in (built / "report").iterdir()}
-    figures = ("label_efficiency", "reuse", "probing", "distributions", "losses")
+    figures = ("effects", "label_efficiency", "reuse", "probing", "distributions", "losses")
     assert report == {
         *("index.html", "report.md"),
         *(f"{name}.tex" for name in NAMES),
@@ -133,10 +133,10 @@ def test_the_page_is_one_file_without_scripts_or_anything_from_outside(source, p
 
 def test_every_figure_has_words_for_who_cannot_see_it(page):
     drawings = page.all("svg")
-    assert len(drawings) == 10  # five, each for a screen and for a phone
+    assert len(drawings) == 12  # six, each for a screen and for a phone
     assert all(svg["role"] == "img" and len(svg["aria-label"]) > 80 for svg in drawings)
     assert all(len(caption["text"].strip()) > 40 for caption in page.all("figcaption"))
-    assert len(page.all("figcaption")) == len(page.all("figure")) == 5
+    assert len(page.all("figcaption")) == len(page.all("figure")) == 6
 
 
 def test_headings_step_down_one_level_at_a_time(page):
@@ -148,7 +148,7 @@ def test_headings_step_down_one_level_at_a_time(page):
 
 def test_tables_have_captions_and_their_headings_a_scope(page):
     tables = page.all("table")
-    assert len(page.all("caption")) == len(tables) == 9  # five of the paper, verdicts, claims, dataset, cost
+    assert len(page.all("caption")) == len(tables) == 10  # five of the paper, verdicts, claims, dataset, two of cost
     assert all(th.get("scope") in ("col", "row", "colgroup", "rowgroup") for th in page.all("th"))
     assert all("div" in table["inside"] for table in tables)
     boxes = [e for e in page.all("div") if "scroll" in e.get("class", "")]
@@ -354,7 +354,7 @@ def test_a_partial_study_gets_an_honest_page(stages, tmp_path):
     facts = fixture.facts(failed={"finetune moco_mse seed 1 full 1%": "StageError: out of <memory>"})
     page = Page(build(facts, small(stages), tmp_path, tmp_path).read_text())
     assert "This page is incomplete: 1 stage is missing." in page.text
-    assert "One stage is missing, so what follows rests on a part of the study." in page.text
+    assert "one stage is missing, so what follows rests on a part of the study." in page.text
     assert "finetune moco_mse seed 1 full 1% StageError: out of <memory>" in page.text
     assert len(page.all("figure")) == 1
     assert not [e for e in page.all("h3") if e["text"] == "Feature reuse"]
@@ -364,7 +364,7 @@ def test_a_study_where_nothing_finished_still_gets_a_page(tmp_path):
     facts = fixture.facts(failed={"pretrain moco seed 0": "not finished"}, git_commits=(), versions={})
     page = Page(build(facts, [], tmp_path, tmp_path).read_text())
     assert "No stage that measures anything has finished yet." in page.text
-    assert "No arm has been evaluated on synthetic yet." in page.text
+    assert "No arm has been evaluated on synthetic yet; one stage is missing" in page.text
     assert "not run from a git checkout" in page.text
 
 
@@ -430,7 +430,36 @@ def test_the_summary_names_the_leader_its_lead_and_the_seeds_that_agree(stages):
     assert "above MoCo (ahead in both seeds)" in text
     assert "Two seeds can never be significant: even if every seed agreed" in text
     assert "could not fall below p = 0.5, and at least 10 seeds" in text
-    assert "12 are uninformative" in text
+    assert "leaves the features of MoCo + Barlow Twins most alike (Linear CKA, debiased: 0.7" in text
+
+
+def test_the_summary_is_five_sentences_that_end_with_the_cost(page, stages):
+    (box,) = [e for e in page.all("section") if e.get("aria-labelledby") == "summary"]
+    said = [e["text"] for e in page.all("dd") if "header" in e["inside"]]
+    assert [e["text"] for e in page.all("dt")][:5] == ["Studied", "Scores", "How sure", "Features", "Cost"]
+    assert all(each in box["text"] for each in said)
+    assert len(said) == 5
+    for sentence in said:
+        assert sentence.endswith(".")
+        assert not re.search(r"[.!?] [A-Z]", sentence), sentence
+    assert said[4] == (
+        f"The study's {len({s.name for s in stages})} stages took 16 min 30 s one after the other and 0.1 hours of "
+        "accelerator time; a pretraining took 30 s of accelerator time with MoCo, 10% more with MoCo + MSE and "
+        "2.4 times that with MoCo + Barlow Twins."
+    )
+
+
+def test_a_flagged_similarity_ranks_nobody(stages):
+    tables = tidy("synthetic", stages)
+    saturated = tables["reuse"][tables["reuse"]["metric"] == "cka_authors"]
+    text = " ".join(summary({**tables, "reuse": saturated}))
+    assert "on average over three blocks" in text  # block 4 is flagged, and would have levelled the arms
+    none = " ".join(summary({**tables, "reuse": saturated[saturated["block"] == 4]}))
+    assert "at 1% of the labels no feature similarity (CKA) is informative" in none
+
+
+def test_the_page_counts_similarities_that_say_nothing(page):
+    assert "Of the 144 feature similarities (CKA), 12 are uninformative" in page.text
 
 
 @pytest.mark.parametrize(
@@ -490,8 +519,8 @@ def test_verdicts_are_differences_in_points(stages):
 def test_costs_count_a_shared_stage_once(stages):
     shared = Finished("pretrain", "same", {"arm": "a"}, None, (), 100.0)
     rows = cost_rows([shared, Finished("pretrain", "same", {"arm": "b"}, None, (), 100.0)])
-    assert rows == [("pretraining", 1, "1 min 40 s"), ("all stages", 1, "1 min 40 s")]
-    assert {kind: (n, time) for kind, n, time in cost_rows(stages)}["pretraining"] == (6, "6 min 6 s")
+    assert rows == [("pretraining", 1, "1 min 40 s", "–"), ("all stages", 1, "1 min 40 s", "–")]
+    assert {kind: rest for kind, *rest in cost_rows(stages)}["pretraining"] == [6, "9 min 12 s", "4 min 36 s"]
 
 
 def test_losses_are_described_in_words():

@@ -9,9 +9,9 @@ from studies import miniature
 
 from ssl_core.errors import InputError
 from tune_jobs import room
-from tune_jobs.cluster import check_fits
 from tune_jobs.executor import Capacity
 from tune_jobs.plan import plan
+from tune_jobs.runner import check_fits
 
 pytestmark = pytest.mark.timeout(60)
 
