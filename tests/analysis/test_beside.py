@@ -226,7 +226,8 @@ def test_the_page_shows_both_and_the_csv_holds_both(stages, tmp_path):
 
 def test_a_page_of_another_dataset_shows_nothing_of_it_and_leaves_no_old_table(stages, tmp_path):
     (tmp_path / "beside_paper.csv").write_text("old")
-    source = build(facts("digits"), stages, tmp_path, tmp_path).read_text(encoding="utf-8")
+    tuned = [stage for stage in stages if stage.kind == "finetune"]
+    source = build(facts("digits"), tuned, tmp_path, tmp_path).read_text(encoding="utf-8")
     assert "Beside the paper" not in source
     assert "Beside the paper" not in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "beside_paper.csv").exists()

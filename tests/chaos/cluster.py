@@ -67,7 +67,8 @@ class Cluster:
             os.environ.pop(name, None)
         os.environ.update(SOON, TMPDIR=str(folder / "tmp"), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         # the head's loss would be the cluster's: it is never shot at
-        self.head = self._start("--head", f"--port={PORT}", f"--temp-dir={folder / 'ray'}", "--include-dashboard=false")
+        head = ("--head", f"--port={PORT}", f"--temp-dir={folder / 'ray'}", "--include-dashboard=false", "--no-monitor")
+        self.head = self._start(*head)
         self.nodes: list[Node] = []
         self._await_up()
         for _ in range(nodes):  # one after the other: of two at once, Ray at times loses one

@@ -63,7 +63,7 @@ def main(folder: Path, address: str) -> dict[str, Any]:
     root, sqlite, seen = folder / "shared", f"sqlite:///{folder}/shared/mlflow.db", dict[str, Any]()
     step("head")
     node = [str(BIN / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
-    node += ["--include-dashboard=false", f"--temp-dir={folder}/ray", *SMALL]
+    node += ["--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}/ray", *SMALL]
     subprocess.run(node, check=True, stdout=subprocess.DEVNULL)
     head = raylets()
     with joined_ray(address):

@@ -252,7 +252,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "broken" / "tune_jobs" / "__init__.py").write_text("raise ImportError('not installed')\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": "", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    environment |= {"PYTHONPATH": str(PROJECT / "tests/startup"), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     scenario = [sys.executable, str(Path(__file__).with_name("nodes_scenario.py")), str(folder), "127.0.0.1:7391"]
     try:
         done = subprocess.run(
