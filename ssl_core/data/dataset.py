@@ -113,6 +113,8 @@ class Dataset:
             facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
             shards = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
             for shard in shards["files"]:
+                if (folder / shard["file"]).parent != folder / IMAGES:  # somebody else's list
+                    raise ValueError(f"{shard['file']} lies elsewhere")
                 if (folder / shard["file"]).stat().st_size != shard["bytes"]:
                     raise ValueError(f"{shard['file']} is not of {shard['bytes']} bytes")
             return cls(

@@ -20,6 +20,7 @@ from ssl_core.config import (
     PretrainConfig,
 )
 from ssl_core.data.dataset import Dataset
+from ssl_core.errors import NonFiniteError
 from ssl_core.moco import Moco
 from ssl_core.pretraining import Pretraining, pretrain
 
@@ -95,6 +96,20 @@ def dealt(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return order, there[:, 1], distributed.deal(there, order.argsort())[:, 2]
 
 
+def stopped_by_one(rank: int, dataset: Dataset) -> str:
+    """What a worker says where the other, worker 1, is the one whose weights have become NaN."""
+    run = Pretraining(config(barlow=None), dataset, torch.device("cpu"))
+    run.train_steps(lambda: run.step == 1)
+    if rank == 1:
+        with torch.no_grad():
+            next(run.moco.query.parameters()).fill_(torch.nan)
+    try:
+        run.train_steps()
+    except NonFiniteError as error:
+        return str(error)
+    return "nothing"
+
+
 class Calls:
     """A reporter that remembers."""
 
@@ -132,3 +147,4 @@ def work(rank: int, world: int, folder: Path) -> None:
     state = run.moco.state_dict()
     del state["queue._extra_state"]
     torch.save(state, folder / f"state_{rank}.pt")
+    (folder / f"stopped_{rank}").write_text(stopped_by_one(rank, dataset))

@@ -100,6 +100,12 @@ def test_a_moving_validation_shared_unevenly_is_that_of_one_worker(folder: Path,
         assert torch.equal(result["codes"], alone["codes"])
 
 
+def test_all_workers_stop_where_one_is_not_finite(folder: Path) -> None:
+    said = [(folder / f"stopped_{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1], "a worker that went on would wait for the other for half an hour"
+    assert said[0].startswith("info_nce is nan at step 1 on worker 1; lower learning_rate")
+
+
 def test_alone_every_function_is_the_identity() -> None:
     x = torch.rand(3, 2)
     module = torch.nn.Linear(2, 2)

@@ -22,6 +22,7 @@ from tune_jobs.tracking import default_uri, sync
 
 pytestmark = pytest.mark.timeout(120)
 
+REPOSITORY = Path(__file__).parents[2]
 SECRET = "of another folder"
 
 
@@ -158,6 +159,19 @@ def test_mlflow_is_not_sent_what_links_lead_to(store: Store, victim: Path, empty
     assert sent["toy"] == {"study.yaml", "tables/linear.csv", "report/index.html", "report/figures/linear.svg"}
     assert sent["data"] == {"manifest.json", "dataset.json"}
     assert not [p for p in store.root.glob("mlartifacts/**/*") if p.is_file() and SECRET in p.read_text()]
+
+
+# what the documents promise
+
+
+@pytest.mark.parametrize("page", ["security.md", "failures.md"])
+def test_what_a_page_says_is_shown_is_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (REPOSITORY / "docs" / page).read_text()))
+    defined = {
+        n for p in REPOSITORY.glob("tests/**/test_*.py") for n in re.findall(r"^def (test_\w+)", p.read_text(), re.M)
+    }
+    assert named
+    assert named <= defined
 
 
 # a study

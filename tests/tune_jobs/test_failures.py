@@ -22,13 +22,13 @@ from stages_on_ray import OnRay, local, train_worker
 from studies import miniature
 
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError, StageError
+from tune_jobs import workers
 from tune_jobs.attempts import Attempt, Attempts, Pulse, recomputed
 from tune_jobs.failures import PATIENCE, Kind, explained, kind, patiently, pauses
 from tune_jobs.plan import plan, pretrain_stage
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import read_manifest
 from tune_jobs.train import SNAPSHOT, _remove_half_written, _unknown_to_ray
-from tune_jobs.workers import fitting
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -138,6 +138,13 @@ def test_a_full_disk_is_said_at_once_and_left_clean(storage: dict[str, Any]) -> 
     assert storage["bytes_with_room"] == 9 * 2**20
 
 
+def test_a_node_without_memory_names_the_remedy(tmp_path: Path) -> None:
+    said = explained(OutOfMemoryError("task pretrain was killed by the memory monitor"), tmp_path)
+    assert isinstance(said, StageError)
+    assert "its node had no memory left (task pretrain was killed" in str(said)
+    assert "raise resources.cpus" in str(said)
+
+
 def test_seconds_done_again_are_those_that_no_checkpoint_held() -> None:
     first = Attempt(started=100, alive=160)
     assert recomputed(first, Attempt(started=200, alive=200)) == 60  # from nothing
@@ -178,10 +185,10 @@ def test_a_list_of_checkpoints_that_was_cut_short_costs_no_checkpoint(tmp_path: 
 
 def test_a_worker_fits_whole_on_one_node() -> None:
     nodes = [{"CPU": 3.0, "GPU": 1.0}, {"CPU": 5.0}, {"memory": 1.0}]
-    assert fitting(nodes, Demand(cpus=2)) == 3
-    assert fitting(nodes, Demand(cpus=4)) == 1
-    assert fitting(nodes, Demand(cpus=1, accelerators=0.25)) == 3
-    assert fitting(nodes, Demand(cpus=1, accelerators=1)) == 1
+    assert workers.fitting(nodes, Demand(cpus=2)) == 3
+    assert workers.fitting(nodes, Demand(cpus=4)) == 1
+    assert workers.fitting(nodes, Demand(cpus=1, accelerators=0.25)) == 3
+    assert workers.fitting(nodes, Demand(cpus=1, accelerators=1)) == 1
 
 
 def test_fewer_workers_are_refused_where_the_result_would_depend_on_them() -> None:
@@ -245,6 +252,25 @@ def test_an_error_of_its_own_is_not_tried_again(on_ray: OnRay) -> None:
     assert len(on_ray.attempts(stage)) == 1
     assert not on_ray.store.finished(stage)
     assert not list((on_ray.store.stages / ".work").glob(f"{stage.folder}-*"))
+
+
+def test_workers_without_room_are_asked_for_again_then_given_up(on_ray: OnRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ROOM_SECONDS", 2.0)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    ended: list[str] = []
+    job = workers.Job(
+        do=print,
+        settings=dict,
+        folder=on_ray.store.train_folder(Stage(kind="pretrain", config={})),
+        ended=ended.append,
+        goes_on="from its last checkpoint",
+        with_less="set resources.least_workers",
+    )
+    began = time.monotonic()
+    with pytest.raises(StageError, match=r"nodes had no room for 4 workers of 1 CPUs; .* set resources\.least_workers"):
+        workers.run(job, Demand(workers=4), on_ray.store.root)
+    assert time.monotonic() - began > 2
+    assert ended == [], "no attempt had begun"
 
 
 def test_a_worker_that_dies_again_and_again_is_given_up(on_ray: OnRay) -> None:

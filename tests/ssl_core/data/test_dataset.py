@@ -137,6 +137,19 @@ def test_a_folder_with_a_broken_file_is_refused_by_name(tmp_path: Path, broken: 
         Dataset.open(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["{other}/images/00000.npy", "../other/images/00000.npy", "images/../../other/0.npy"])
+def test_images_of_another_folder_are_not_a_datasets(tmp_path: Path, name: str) -> None:
+    small().save(tmp_path / "own")
+    small().save(tmp_path / "other")
+    (tmp_path / "other" / "0.npy").write_bytes((tmp_path / "other" / "images" / "00000.npy").read_bytes())
+    path = tmp_path / "own" / "shards.json"
+    listed = json.loads(path.read_text())
+    listed["files"][0]["file"] = name.format(other=tmp_path / "other")
+    path.write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=r"lies elsewhere\); remove it and pack it again"):
+        Dataset.open(tmp_path / "own")
+
+
 def test_arrays_that_would_run_code_are_not_loaded(tmp_path: Path) -> None:
     small().save(tmp_path)
     np.save(tmp_path / "groups.npy", np.array([object()] * 8), allow_pickle=True)
