@@ -47,7 +47,7 @@ class Finished:
     folder: Path
     rows: Sequence[Mapping[str, object]] = ()
     wall_seconds: float = 0.0
-    accelerator_seconds: float = 0.0  # wall seconds times the accelerators that the stage held
+    accelerator_seconds: float = 0.0  # of all its workers together; 0 where it ran without
 
     @property
     def name(self) -> str:

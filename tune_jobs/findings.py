@@ -129,8 +129,8 @@ def _scales(full: Plan, store: Store) -> Iterator[str]:
 def _finished(stage: Stage, store: Store) -> Finished:
     from analysis.tables import Finished
 
-    folder, manifest = store.path(stage), store.manifest(stage)
-    rows = folder / "rows.json"
+    folder = store.path(stage)
+    rows, manifest = folder / "rows.json", store.manifest(stage)
     return Finished(
         kind=stage.kind,
         key=stage.key,
