@@ -32,6 +32,29 @@ def ece(labels: NDArray[Any], probabilities: NDArray[np.floating], task: Task, *
             return float(np.mean([_gap(labels[:, k] == 1, p[:, k], bins) for k in range(p.shape[1])]))
 
 
+def reliability(
+    labels: NDArray[Any], probabilities: NDArray[np.floating], task: Task, *, bins: int = 10
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """What `ece` compares, bin by bin: images, mean probability and mean outcome, each [bins]; NaN in an empty bin.
+
+    Of a multi-label task the labels are pooled: an image counts once a label. Shapes as of `ece`.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    match task:
+        case "binary":
+            happened, confidence = labels.reshape(-1) == 1, p[:, 0]
+        case "multiclass":
+            happened, confidence = p.argmax(axis=1) == labels, p.max(axis=1)
+        case "multilabel":
+            happened, confidence = (labels == 1).ravel(), p.ravel()
+    bin_of = _bins(confidence, bins)
+    count = np.bincount(bin_of, minlength=bins)
+    of = np.where(count > 0, count, np.nan)
+    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, happened))
+    mean, outcome = (total / of for total in sums)
+    return count, mean, outcome
+
+
 def brier(labels: NDArray[Any], probabilities: NDArray[np.floating], task: Task) -> float:
     """Brier score, lower is better.
 
@@ -50,7 +73,11 @@ def brier(labels: NDArray[Any], probabilities: NDArray[np.floating], task: Task)
 
 
 def _gap(happened: NDArray[np.bool_], confidence: NDArray[np.float64], bins: int) -> float:
-    bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    bin_of = _bins(confidence, bins)
     # Within a bin n_b |mean outcome - mean confidence| = |sum of the differences|.
     difference = np.bincount(bin_of, weights=happened - confidence, minlength=bins)
     return float(np.abs(difference).sum() / len(confidence))
+
+
+def _bins(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    return np.minimum((confidence * bins).astype(np.int64), bins - 1)

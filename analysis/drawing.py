@@ -110,6 +110,13 @@ def line(axes: Axes, x: Any, y: Any, look: Look, *, hollow: Any = None) -> None:
         axes.scatter(runs["x"], runs["y"], s=16, facecolors="none", edgecolors=look.colour, linewidths=0.9, zorder=5)
 
 
+def scores(axes: Axes, x: Any, runs: DataFrame, look: Look) -> None:
+    """`line` of runs (value, low, high), and behind it at each x an upright stroke between the mean ends."""
+    means = runs.assign(x=np.asarray(x, float))[["x", "low", "high"]].dropna().groupby("x").mean()
+    axes.vlines(means.index, means["low"], means["high"], color=look.colour, lw=1, alpha=0.55, zorder=2)
+    line(axes, x, runs["value"], look)
+
+
 def curve(axes: Axes, history: DataFrame, term: str, colour: str, dash: Any, *, name: str = "") -> None:
     """One term over epochs, thinned to 200 points by averaging neighbours."""
     if term not in history:

@@ -46,7 +46,7 @@ def label_efficiency(
     fractions = levels(table, "label_fraction")
     for arm, runs in _by_arm(table, drawn):
         x = runs["label_fraction"] * math.exp(drawing.apart(arm, drawn))
-        drawing.line(axes, x, _shown(runs["value"], metric), drawn[arm])
+        drawing.scores(axes, x, _shown(runs, metric), drawn[arm])
     axes.set_xscale("log")
     axes.set_xticks(fractions, [_fraction_label(f, seen) for f in fractions])
     axes.set_xticks([], minor=True)
@@ -118,7 +118,7 @@ def probing(table: DataFrame, *, metric: str, arms: Sequence[str] = (), narrow: 
     for axes, fraction in zip(panels, fractions, strict=True):
         for arm, runs in _by_arm(table[table["label_fraction"] == fraction], drawn):
             x = runs["block"].astype(float) + drawing.apart(arm, drawn)
-            drawing.line(axes, x, _shown(runs["value"], metric), drawn[arm])
+            drawing.scores(axes, x, _shown(runs, metric), drawn[arm])
         if len(fractions) > 1:
             axes.set_title(f"{percent(fraction)} of labels")
         drawing.block_axis(axes, table, f"test {_unit(metric)}")
@@ -262,8 +262,8 @@ def _by_arm(table: DataFrame, drawn: Mapping[str, Look]) -> list[tuple[str, Data
     return [(arm, table[table["arm"] == arm]) for arm in drawn if (table["arm"] == arm).any()]
 
 
-def _shown(values: pd.Series[Any], metric: str) -> pd.Series[Any]:
-    return 100 * values if metric in SCORES else values
+def _shown(runs: DataFrame, metric: str) -> DataFrame:
+    return runs[["value", "low", "high"]].astype(float) * (100 if metric in SCORES else 1)
 
 
 def _unit(metric: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from analysis import costs
+from analysis import beside, costs
 from analysis.facts import Facts
 from analysis.layout import CAPTIONS, FLAG, MISSING, Cell, arrange, legend
 from analysis.names import SCORES, arm_name, metric_name, number, percent
@@ -122,6 +122,21 @@ _PAPER = {
     "ks": "distance from the best model",
 }
 _NOTED = "‡"
+
+
+def paper_section(tables: Mapping[str, DataFrame], facts: Facts) -> dict[str, Any] | None:
+    """The section on the paper's numbers; None where no cell of its tables was measured."""
+    table = beside.beside(tables, facts)
+    if table.empty:
+        return None
+    references = set(tables["ks"]["reference_arm"].dropna()) if "reference_arm" in tables["ks"] else set()
+    return {
+        "table": table,
+        "heading": beside.heading(facts),
+        "reading": beside.reading(table, facts, references.pop() if len(references) == 1 else None),
+        "departures": beside.departures(facts),
+        "parts": beside_parts(table),
+    }
 
 
 def beside_parts(table: DataFrame) -> list[dict[str, Any]]:

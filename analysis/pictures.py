@@ -11,11 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from analysis import effects, figures, search_figures, search_space_figures
+from analysis import effects, figures, reliability, search_figures, search_space_figures
 from analysis.facts import Facts
 from analysis.search import MAXIMISED, SearchFindings, ranked
 from analysis.search_axis import varied
 from analysis.tables import Finished
+
+_STROKES = (
+    "Upright strokes are the 95% bootstrap interval of one run, the mean over seeds: what the test set leaves open."
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def pictures(
                 "label_efficiency",
                 figures.label_efficiency_alt(scores, metric=metric),
                 "Higher is better, and further left means fewer labels. Open circles are single seeds, filled marks "
-                "their mean; arms whose circles overlap have not been told apart.",
+                "their mean; arms whose circles overlap have not been told apart. " + _STROKES,
                 lambda narrow: figures.label_efficiency(scores, metric=metric, arms=arms, seen=seen, narrow=narrow),
             )
         )
@@ -66,7 +70,7 @@ def pictures(
             Picture(
                 "probing",
                 figures.probing_alt(probing, metric=metric),
-                "An arm whose line is high on the left has informative features early in the network.",
+                "An arm whose line is high on the left has informative features early in the network. " + _STROKES,
                 lambda narrow: figures.probing(probing, metric=metric, arms=arms, narrow=narrow),
             )
         )
@@ -84,6 +88,18 @@ def pictures(
                 f"distance: where the two are furthest apart. Shown is seed {curves['seed'].iloc[0]} and, of several "
                 "outputs, the one with the median gap; the table averages over outputs and seeds.",
                 lambda narrow: figures.distributions(curves, arms=arms, output=label, narrow=narrow),
+            )
+        )
+    bins = reliability.measured(finished, arms)
+    if len(bins):
+        found.append(
+            Picture(
+                "reliability",
+                reliability.reliability_alt(bins, tables["ks"]),
+                "A point below the line means that the model promises more than it keeps. Strokes span the seeds; "
+                f"bins of fewer than {reliability.FEWEST} images are left out. Of several classes, the probability is "
+                "that of the answer given; several labels are pooled. ECE is Table 5’s.",
+                lambda narrow: reliability.reliability(bins, tables["ks"], arms=arms, narrow=narrow),
             )
         )
     histories = _histories(finished)

@@ -10,11 +10,11 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import beside, claims_page, costs, description, packed, search_page, search_sentences, tracked
+from analysis import claims_page, costs, description, packed, search_page, search_sentences, tracked
 from analysis.facts import Facts
 from analysis.inline import embed
 from analysis.names import arm_name, metric_name
-from analysis.page import arm_cost_rows, beside_parts, cost_rows, page_table, verdict_rows
+from analysis.page import arm_cost_rows, cost_rows, page_table, paper_section, verdict_rows
 from analysis.pictures import effects_picture, pictures, search_pictures
 from analysis.search import SearchFindings
 from analysis.study_claims import study_claims
@@ -71,7 +71,7 @@ def build(
     verdicts = verdict_rows(tables["verdicts"], facts)
     tables["claims"] = study_claims(tables, facts)
     claims = claims_page.section(tables["claims"], tables, facts, dataset)
-    paper = _paper(tables, facts)
+    paper = paper_section(tables, facts)
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
     if paper:
         tables["beside_paper"] = paper["table"]
@@ -157,21 +157,6 @@ def _dataset_name(facts: Facts, finished: Sequence[Finished]) -> str:
         if stage.kind == "data" and (stage.folder / "dataset.json").is_file():
             return str(json.loads((stage.folder / "dataset.json").read_text(encoding="utf-8"))["name"])
     return "dataset"
-
-
-def _paper(tables: Mapping[str, DataFrame], facts: Facts) -> dict[str, Any] | None:
-    """The section on the paper's numbers; None where no cell of its tables was measured."""
-    table = beside.beside(tables, facts)
-    if table.empty:
-        return None
-    references = set(tables["ks"]["reference_arm"].dropna()) if "reference_arm" in tables["ks"] else set()
-    return {
-        "table": table,
-        "heading": beside.heading(facts),
-        "reading": beside.reading(table, facts, references.pop() if len(references) == 1 else None),
-        "departures": beside.departures(facts),
-        "parts": beside_parts(table),
-    }
 
 
 def _link(path: Path, folder: Path) -> str | None:

@@ -153,7 +153,20 @@ def _finetune(folder: Path, labels: Mapping[str, object], truth: float, noise: n
     stage = _stage(folder, "finetune", labels, _scores(truth, noise, **own))
     seen = max(3, round(1300 * float(str(labels["label_fraction"]))))
     (stage.folder / "samples.json").write_text(json.dumps({"fraction": 1.0, "seed": 0, "ids": list(range(seen))}))
+    _predict(stage.folder, truth, int(str(labels["seed"])))
     return stage
+
+
+def _predict(folder: Path, truth: float, seed: int) -> None:
+    """Test predictions of a model that is right in a share `truth` of the images, and states more."""
+    noise = np.random.default_rng([round(1000 * truth), seed])  # of its own: the scores' noise stays as it is
+    labels = noise.integers(len(CLASSES), size=N_TEST)
+    answers = np.where(noise.random(N_TEST) < truth, labels, (labels + 1) % len(CLASSES))
+    stated = noise.uniform(0.45, 1.0, N_TEST)
+    probabilities = np.repeat((1 - stated)[:, None] / (len(CLASSES) - 1), len(CLASSES), axis=1)
+    probabilities[np.arange(N_TEST), answers] = stated
+    ids = np.array([f"i{i}" for i in range(N_TEST)])
+    np.savez(folder / "predictions.npz", test_ids=ids, test_labels=labels, test_probabilities=probabilities)
 
 
 def _probe(folder: Path, labels: Mapping[str, object], noise: np.random.Generator) -> Finished:

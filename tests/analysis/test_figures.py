@@ -266,7 +266,7 @@ def test_alternative_texts_say_the_numbers(tables):
 def test_pictures_are_those_that_the_stages_allow(finished, tables, tmp_path):
     given = {"arms": fixture.ARMS, "metric": "auroc", "class_names": fixture.CLASSES}
     names = [p.name for p in pictures.pictures(tables, finished, **given)]
-    assert names == ["label_efficiency", "reuse", "probing", "distributions", "losses"]
+    assert names == ["label_efficiency", "reuse", "probing", "distributions", "reliability", "losses"]
     few = [s for s in finished if s.kind == "probe"]
     assert [p.name for p in pictures.pictures(tidy("d", few), few, **given)] == ["probing"]
     bare = [Finished(s.kind, s.key, s.labels, tmp_path, s.rows) for s in finished]  # folders without files

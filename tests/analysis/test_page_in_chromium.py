@@ -168,7 +168,7 @@ def test_the_first_screen_holds_the_answer(page):
 def test_every_picture_says_what_it_shows(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     shown = page.get_by_role("img")
-    assert shown.count() == page.locator("figure").count() == 11
+    assert shown.count() == page.locator("figure").count() == 12
     texts = [shown.nth(i).get_attribute("aria-label") for i in range(shown.count())]
     assert all(len(text) > 80 and re.search(r"\d", text) for text in texts)
     assert len(set(texts)) == len(texts)

@@ -110,7 +110,7 @@ def scores(values, fraction=0.01):
 
 def test_a_study_leaves_its_page_tables_and_figures(built):
     report = {p.name for p in (built / "report").iterdir()}
-    figures = ("effects", "label_efficiency", "reuse", "probing", "distributions", "losses")
+    figures = ("effects", "label_efficiency", "reuse", "probing", "distributions", "reliability", "losses")
     assert report == {
         *("index.html", "report.md"),
         *(f"{name}.tex" for name in NAMES),
@@ -133,10 +133,10 @@ def test_the_page_is_one_file_without_scripts_or_anything_from_outside(source, p
 
 def test_every_figure_has_words_for_who_cannot_see_it(page):
     drawings = page.all("svg")
-    assert len(drawings) == 12  # six, each for a screen and for a phone
+    assert len(drawings) == 14  # seven, each for a screen and for a phone
     assert all(svg["role"] == "img" and len(svg["aria-label"]) > 80 for svg in drawings)
     assert all(len(caption["text"].strip()) > 40 for caption in page.all("figcaption"))
-    assert len(page.all("figcaption")) == len(page.all("figure")) == 6
+    assert len(page.all("figcaption")) == len(page.all("figure")) == 7
 
 
 def test_headings_step_down_one_level_at_a_time(page):
