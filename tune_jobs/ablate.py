@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_jobs.audit import enforce
 from tune_jobs.cluster import joined_ray, local_ray
-from tune_jobs.executor import Capacity, Outcome, execute
+from tune_jobs.executor import Outcome, execute
 from tune_jobs.findings import write_report
 from tune_jobs.locks import running
 from tune_jobs.origin import git_commit
@@ -24,11 +24,12 @@ from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready
-from tune_jobs.room import ROOM_SECONDS, await_room
+from tune_jobs.room import Capacity
 from tune_jobs.runner import RayRunner, check_fits
 from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
 from tune_jobs.study import Study
+from tune_jobs.waiting import ROOM_SECONDS, await_room
 from tune_jobs.watch import Watch, one_line
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import heapq
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,19 +10,10 @@ from typing import Any, Protocol
 from ssl_core.errors import StageError
 from tune_jobs.durations import Durations, Sort, measured, sort_of
 from tune_jobs.plan import Plan
-from tune_jobs.stage import Demand, Stage
+from tune_jobs.room import Capacity, each, totals
+from tune_jobs.schedule import Schedule
+from tune_jobs.stage import Stage
 from tune_jobs.store import Store
-
-#: Of sums of fractions of an accelerator.
-ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a cluster has in all."""
-
-    cpus: float
-    accelerators: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,14 +77,11 @@ class _Execution:
         self.outcome = Outcome()
         self.needed_by: dict[str, list[str]] = {key: [] for key in self.stages}
         self.missing: dict[str, set[str]] = {}  # unfinished stage -> its unfinished inputs
-        self.running: dict[str, float] = {}  # stage -> time it was started
-        # ready stages, the most urgent first, one queue for each demand: if its first does not fit, none of it does
-        self.ready: dict[Demand, list[tuple[float, int, str]]] = {}
-        self.order: dict[str, tuple[float, int]] = {}
+        self.schedule = Schedule({}, {}, Durations())
 
     def run(self, poll_seconds: float) -> Outcome:
         self._sort_out_finished()
-        while self.running or self.ready:
+        while self.schedule:
             self._start_what_fits()
             for done in self.runner.wait(poll_seconds):
                 self._settle(done)
@@ -113,70 +99,37 @@ class _Execution:
             for needed in self.missing[key]:
                 self.needed_by[needed].append(key)
         left = [self.stages[key] for key in self.missing]
-        self.order = urgency(left, measured(self.store, {stage.kind for stage in left}))
+        known = measured(self.store, {stage.kind for stage in left})
+        self.schedule = Schedule(self.stages, urgency(left, known), known)
         for key, inputs in self.missing.items():
             if not inputs:
-                self._make_ready(key)
-
-    def _make_ready(self, key: str) -> None:
-        heapq.heappush(self.ready.setdefault(self.stages[key].demand, []), (*self.order[key], key))
-
-    def _next(self, demands: Iterable[Demand]) -> str:
-        """Takes the most urgent ready stage of these demands."""
-        demand = min(demands, key=lambda d: self.ready[d][0])
-        key = heapq.heappop(self.ready[demand])[-1]
-        if not self.ready[demand]:
-            del self.ready[demand]
-        return key
+                self.schedule.add(key)
 
     def _start_what_fits(self) -> None:
-        if not self.ready:
-            return
         total = self.runner.capacity()
-        free = Capacity(
-            total.cpus - sum(self._demand(k, total)[0] for k in self.running),
-            total.accelerators - sum(self._demand(k, total)[1] for k in self.running),
-        )
-        while fitting := [d for d in self.ready if _within(totals(d, total), free)]:
-            key = self._next(fitting)
-            cpus, accelerators = self._demand(key, total)
-            free = Capacity(free.cpus - cpus, free.accelerators - accelerators)
-            self._start(key)
-        if self.running:
+        for key in self.schedule.starting(total, time.monotonic()):
+            self.runner.submit(self.stages[key])
+            self.watcher.started(self.stages[key])
+        if self.schedule.running:
             return
-        while self.ready:  # nothing runs, the whole cluster is free, and still none of these fits
-            key = self._next(self.ready)
-            cpus, accelerators = self._demand(key, total)
-            self._fail(
-                key,
-                StageError(
-                    f"needs {cpus:g} CPUs and {accelerators:g} accelerators, the cluster has "
-                    f"{total.cpus:g} and {total.accelerators:g}"
-                ),
-            )
-
-    def _demand(self, key: str, total: Capacity) -> tuple[float, float]:
-        return totals(self.stages[key].demand, total)
-
-    def _start(self, key: str) -> None:
-        self.running[key] = time.monotonic()
-        self.runner.submit(self.stages[key])
-        self.watcher.started(self.stages[key])
+        for key in self.schedule.hopeless():  # nothing runs, the whole cluster is free, and still none of these fits
+            self._fail(key, StageError(no_room(self.stages[key], total)))
 
     def _settle(self, done: Done) -> None:
         key = done.stage.key
-        seconds = time.monotonic() - self.running.pop(key)
+        seconds = self.schedule.end(key, time.monotonic())
         if done.error is None and not self.store.finished(done.stage):
             done = Done(done.stage, StageError(f"ended without leaving {self.store.path(done.stage)}"))
         if done.error is not None:
             self._fail(key, done.error)
             return
+        self.schedule.known.add(sort_of(done.stage), seconds)
         self.outcome.executed.append(key)
         self.watcher.finished(done.stage, seconds)
         for follower in self.needed_by[key]:
             self.missing[follower].discard(key)
             if not self.missing[follower] and follower not in self.outcome.skipped:
-                self._make_ready(follower)
+                self.schedule.add(follower)
 
     def _fail(self, key: str, error: BaseException) -> None:
         self.outcome.failed[key] = error
@@ -189,16 +142,15 @@ class _Execution:
                 descendants.extend(self.needed_by[follower])
 
 
-@functools.lru_cache(maxsize=256)  # asked for each running stage whenever one ends
-def totals(demand: Demand, cluster: Capacity) -> tuple[float, float]:
-    """CPUs and accelerators that a stage takes in all on a cluster of this capacity."""
-    settled = demand.on(cluster.accelerators)
-    assert settled.accelerators is not None
-    return settled.workers * settled.cpus, settled.workers * settled.accelerators
-
-
-def _within(needed: tuple[float, float], free: Capacity) -> bool:
-    return needed[0] <= free.cpus + ROUNDING and needed[1] <= free.accelerators + ROUNDING
+def no_room(stage: Stage, cluster: Capacity) -> str:
+    """Why a cluster that runs nothing else cannot hold a stage."""
+    cpus, accelerators = totals(stage.demand, cluster)
+    what = f"needs {cpus:g} CPUs and {accelerators:g} accelerators, the cluster has "
+    what += f"{cluster.cpus:g} and {cluster.accelerators:g}"
+    if cpus > cluster.cpus or accelerators > cluster.accelerators:
+        return what
+    one = " CPUs and ".join(f"{n:g}" for n in each(stage.demand, cluster))
+    return f"{what}, but no nodes with {one} accelerators free for each of {stage.demand.workers} workers"
 
 
 def urgency(stages: Sequence[Stage], durations: Durations) -> dict[str, tuple[float, int]]:

@@ -1,35 +1,81 @@
-"""Room for a study on a cluster whose nodes come and go: what is not there now may be there soon."""
+"""What a cluster's nodes have, and where the workers of a stage find room: a worker is never split over nodes."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
-from typing import TypeVar
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from ssl_core.errors import InputError
+from tune_jobs.stage import Demand
 
-T = TypeVar("T")
+#: Of sums of fractions of an accelerator.
+ROUNDING = 1e-9
 
-#: Seconds to wait for nodes, where those that are there could not hold what is asked for even if they were idle.
-ROOM_SECONDS = 600.0
-#: Seconds between looks.
-_AGAIN = 2.0
+#: CPUs and accelerators.
+Pair = tuple[float, float]
 
 
-def await_room(fits: Callable[[], T], *, patience: float) -> T:
-    """What `fits` returns; while it raises InputError it is called again, for `patience` seconds at most.
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in all, and which of its nodes has what of it. Without nodes: one that has it all."""
 
-    A driver that was killed together with nodes is often back before they are. What lacks is said once, at the start.
+    cpus: float
+    accelerators: float = 0.0
+    nodes: tuple[tuple[str, float, float], ...] = ()  # its name, CPUs, accelerators
+
+    @property
+    def by_node(self) -> dict[str, Pair]:
+        return {name: (cpus, accs) for name, cpus, accs in self.nodes} or {"": (self.cpus, self.accelerators)}
+
+    def holds(self, demand: Demand) -> bool:
+        """Whether there is room for a stage where nothing else runs."""
+        return place(demand.workers, each(demand, self), self.by_node) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def _each(demand: Demand, accelerators: float) -> Pair:
+    settled = demand.on(accelerators)
+    assert settled.accelerators is not None
+    return settled.cpus, settled.accelerators
+
+
+def each(demand: Demand, cluster: Capacity) -> Pair:
+    """CPUs and accelerators that each worker of a stage takes on a cluster of this capacity."""
+    return _each(demand, cluster.accelerators)
+
+
+def totals(demand: Demand, cluster: Capacity) -> Pair:
+    """CPUs and accelerators that a stage takes in all on a cluster of this capacity."""
+    cpus, accelerators = each(demand, cluster)
+    return demand.workers * cpus, demand.workers * accelerators
+
+
+def place(workers: int, needed: Pair, free: Mapping[str, Pair], near: str = "") -> tuple[str, ...] | None:
+    """Nodes for the workers of a stage, a node named once for each of them; None where there is no room for all.
+
+    As few nodes as can be: first `near`, then those on which the least is left, so that large gaps are kept.
     """
-    deadline, said = time.monotonic() + patience, False
-    while True:
-        try:
-            return fits()
-        except InputError as error:
-            if time.monotonic() >= deadline:
-                raise
-            if not said:
-                print(f"note: {error}; waiting up to {patience:g} s for nodes that may join", file=sys.stderr)
-            said = True
-        time.sleep(min(_AGAIN, patience))
+    found: list[str] = []
+    for name in sorted(free, key=lambda n: (n != near, free[n][1], free[n][0])):
+        found += [name] * min(_fitting(needed, free[name]), workers - len(found))
+        if len(found) == workers:
+            return tuple(found)
+    return None
+
+
+def _fitting(needed: Pair, free: Pair) -> int:
+    """Workers that find room in what is free of a node."""
+    counts = [int((has + ROUNDING) / need) for need, has in zip(needed, free, strict=True) if need > 0]
+    return max(0, min(counts, default=1_000_000))
+
+
+def take(free: dict[str, Pair], nodes: Iterable[str], needed: Pair, sign: int = 1) -> None:
+    """Take what workers need from the nodes that they are on, as far as these are still there; -1 gives it back."""
+    for name in nodes:
+        if name in free:
+            free[name] = (free[name][0] - sign * needed[0], free[name][1] - sign * needed[1])
+
+
+def common(one: Mapping[str, Pair], other: Mapping[str, Pair]) -> dict[str, Pair]:
+    """What is free of each node in both."""
+    return {n: (min(one[n][0], other[n][0]), min(one[n][1], other[n][1])) for n in one}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ssl_core.errors import InputError
-from tune_jobs.executor import Capacity, Done, totals
+from tune_jobs.executor import Done
 from tune_jobs.failures import explained
+from tune_jobs.room import Capacity, totals
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import by_workers
@@ -37,8 +39,7 @@ class RayRunner:
 
     def capacity(self) -> Capacity:
         if time.monotonic() - self._asked_at >= FRESH:
-            resources, self._asked_at = self._ray.cluster_resources(), time.monotonic()
-            self._capacity = Capacity(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+            self._capacity, self._asked_at = _alive(self._ray.nodes()), time.monotonic()
         return self._capacity
 
     def submit(self, stage: Stage) -> None:
@@ -87,6 +88,13 @@ class RayRunner:
         return None
 
 
+def _alive(nodes: Iterable[Mapping[str, Any]]) -> Capacity:
+    """What the nodes that are alive have."""
+    alive = [(node["NodeID"], node["Resources"]) for node in nodes if node["Alive"]]
+    has = tuple((name, float(of.get("CPU", 0.0)), float(of.get("GPU", 0.0))) for name, of in alive)
+    return Capacity(sum(cpus for _, cpus, _ in has), sum(accs for _, _, accs in has), has)
+
+
 @dataclass(frozen=True)
 class Progress:
     """Sends a running stage's progress to the board, from whichever process runs it; waits for no answer."""
@@ -119,13 +127,17 @@ def _run_stage(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any]
 
 
 def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
-    """InputError for the first stage that asks for more than the whole cluster has."""
+    """InputError for the first stage that even the idle cluster has no room for."""
+    room = functools.cache(capacity.holds)
     for stage in stages:
+        demand = stage.demand
+        if room(demand):
+            continue
         workers = "resources.workers" if stage.kind == "pretrain" else "resources.downstream_workers"
-        cpus, accelerators = totals(stage.demand, capacity)
-        if cpus > capacity.cpus or accelerators > capacity.accelerators:
-            raise InputError(
-                f"{stage.name} needs {stage.demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
-                f"accelerators in all, the cluster has {capacity.cpus:g} and {capacity.accelerators:g}; "
-                f"lower {workers}, resources.cpus or resources.accelerators"
-            )
+        cpus, accelerators = totals(demand, capacity)
+        raise InputError(
+            f"{stage.name} needs {demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
+            f"accelerators in all, each worker whole on a node; the cluster has {capacity.cpus:g} and "
+            f"{capacity.accelerators:g} on {len(capacity.by_node)} nodes; "
+            f"lower {workers}, resources.cpus or resources.accelerators"
+        )

@@ -17,8 +17,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ssl_core.errors import StageError
 from tune_jobs.failures import Kind, explained, kind, pauses
 from tune_jobs.rendezvous import SeveralWorkers
-from tune_jobs.room import ROOM_SECONDS
 from tune_jobs.stage import Demand
+from tune_jobs.waiting import ROOM_SECONDS
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from typing import Any
 
 from rich.console import Console
 
-from tune_jobs.executor import Capacity, Done, Outcome, execute
+from tune_jobs.executor import Done, Outcome, execute
 from tune_jobs.plan import Plan, plan
 from tune_jobs.resolution import resolve
+from tune_jobs.room import Capacity
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import MANIFEST, Store
 from tune_jobs.study import Study

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tune_jobs.executor import Capacity, Done, Outcome, execute
+from tune_jobs.executor import Done, Outcome, execute
 from tune_jobs.plan import Plan
+from tune_jobs.room import Capacity
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 

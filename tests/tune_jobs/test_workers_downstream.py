@@ -20,8 +20,8 @@ from studies import few_digits, miniature
 from analysis.features import Features
 from ssl_core.config import BLOCKS
 from ssl_core.errors import ConfigError, InputError
-from tune_jobs.executor import Capacity
 from tune_jobs.plan import plan
+from tune_jobs.room import Capacity
 from tune_jobs.runner import check_fits
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store, read_manifest

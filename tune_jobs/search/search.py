@@ -17,13 +17,13 @@ from tune_jobs.ablate import Begun, Result, accelerators, begin, complete, ray_a
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
 from tune_jobs.plan import pretrain_demand, pretrain_stage
-from tune_jobs.room import ROOM_SECONDS, await_room
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.findings import at_a_glance
 from tune_jobs.search.promotion import opened, search_folder
 from tune_jobs.stage import Demand
 from tune_jobs.store import Store
 from tune_jobs.study import Study
+from tune_jobs.waiting import ROOM_SECONDS, await_room
 from tune_jobs.watch import duration
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 from studies import miniature
 
 from ssl_core.errors import InputError
-from tune_jobs import room
-from tune_jobs.executor import Capacity
+from tune_jobs import waiting
 from tune_jobs.plan import plan
+from tune_jobs.room import Capacity
 from tune_jobs.runner import check_fits
 
 pytestmark = pytest.mark.timeout(60)
@@ -28,9 +28,9 @@ def fit(nodes: Iterator[Capacity]) -> Capacity:
 def test_nodes_that_join_meanwhile_are_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "_AGAIN", 0.01)
+    monkeypatch.setattr(waiting, "_AGAIN", 0.01)
     nodes = iter([Capacity(1.0), Capacity(2.0, 1.0), Capacity(4.0, 2.0), Capacity(8.0, 4.0)])
-    assert room.await_room(lambda: fit(nodes), patience=60) == Capacity(4.0, 2.0)
+    assert waiting.await_room(lambda: fit(nodes), patience=60) == Capacity(4.0, 2.0)
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(
         "note: pretrain moco seed 0 needs 2 workers with 2 CPUs and 2 accelerators in all, the cluster"
@@ -48,6 +48,6 @@ def test_no_node_that_joins_is_the_error_that_it_was(capsys: pytest.CaptureFixtu
             return fit(iter(seen[-1:]))
 
         with pytest.raises(InputError, match=r"the cluster has 1 and 0; lower resources\.workers"):
-            room.await_room(look, patience=patience)
+            waiting.await_room(look, patience=patience)
         assert len(seen) >= looks
         assert ("waiting" in capsys.readouterr().err) == (patience > 0), "a local run does not wait"
