@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from ssl_core.errors import DataError
 ALPHA = 0.05
 LOWER_IS_BETTER = frozenset({"ks", "ece", "brier"})
 _CELL = ["dataset", "mode", "label_fraction", "block", "metric"]
+_AT_ONCE = 11  # seeds up to which the patterns of many comparisons are summed together
+_CHUNK = 4096  # comparisons: 4096 x 2^10 sums of 8 bytes
 _COLUMNS = [*_CELL, "arm", "against", "effect", "low", "high", "n", "p", "p_holm", "seeds_needed", "verdict"]
 
 
@@ -39,32 +41,23 @@ def verdicts(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Raises DataError if an arm has two values for one seed of a cell.
     """
     tidy = _tidy(table)
-    order = sorted(tidy["arm"].unique(), key=lambda arm: arm != baseline)  # stable: then in the table's order
-    rows: list[dict[str, Any]] = []
-    for cell, part in tidy.groupby(_CELL, dropna=False, sort=False):
-        arms = {arm: seeds.set_index("seed") for arm, seeds in part.groupby("arm", sort=False)}
-        for against, arm in combinations([a for a in order if a in arms], 2):
-            difference = (arms[arm]["value"] - arms[against]["value"]).dropna().to_numpy()
-            about = {**dict(zip(_CELL, cell, strict=True)), "arm": arm, "against": against}
-            flagged = bool(arms[arm]["uninformative"].any() or arms[against]["uninformative"].any())
-            rows.append({**about, **_effect(difference), "uninformative": flagged})
-    if not rows:
+    pairs = _pairs(tidy, baseline)
+    if pairs.empty:
         return pd.DataFrame(columns=_COLUMNS)
-    families = pd.DataFrame(rows).groupby(["dataset", "metric"], dropna=False, sort=False)
-    judged = pd.concat([_judge(family) for _, family in families]).sort_index()
+    judged = _judge(pairs)
     return judged[[c for c in _COLUMNS if c not in _CELL or c in table.columns]]
 
 
 def sign_flip(differences: NDArray[np.float64]) -> float:
     """Exact two-sided p-value, in (0, 1]: the share of all 2^n sign patterns whose |sum| reaches the observed one.
 
-    Exact under the null that each difference is as likely to be negative as positive. Sums of the two halves are
-    combined through sorting, so 40 seeds take 2^20 steps.
+    Exact under the null that a difference and its negative are equally likely, seed by seed, as they are where two arms
+    differ in nothing but their names, whatever the noise. Arms whose noise has different skews break it. Sums of the
+    two halves are combined through sorting, so 40 seeds take 2^20 steps.
     """
     n = len(differences)
     left, right = _signed_sums(differences[: n // 2]), np.sort(_signed_sums(differences[n // 2 :]))
-    # Sums of other orders differ in rounding; a tie must count as reached.
-    reached = abs(float(differences.sum())) - 1e-9 * float(np.abs(differences).sum())
+    reached = float(_reached(differences))
     above = len(right) - np.searchsorted(right, reached - left, side="left")
     below = np.searchsorted(right, -reached - left, side="right")
     return min(1.0, int((above + below).sum()) / 2.0**n)
@@ -72,12 +65,7 @@ def sign_flip(differences: NDArray[np.float64]) -> float:
 
 def holm(p: Sequence[float]) -> NDArray[np.float64]:
     """Holm's step-down adjustment (Holm 1979): p-values that may be compared with alpha, in the order given."""
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
+    return _holm(np.asarray(p, dtype=np.float64), np.zeros(len(p), dtype=np.int64))
 
 
 def seeds_needed(comparisons: int) -> int:
@@ -101,35 +89,107 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     return tidy
 
 
-def _effect(differences: NDArray[np.float64]) -> dict[str, Any]:
-    n = len(differences)
-    effect = float(differences.mean()) if n else math.nan
-    half = math.nan
-    if n > 1:
-        from scipy.stats import t
+def _pairs(tidy: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Every comparison of two arms in a cell: the cell, arm, against, effect, low, high, n, p, uninformative.
 
-        half = float(t.ppf(1 - ALPHA / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
-    p = sign_flip(differences) if n else 1.0
+    Rows are in the order of cells, in each the baseline's comparisons first. All are computed together, as arrays
+    [cells, arms, seeds]: a study has hundreds of comparisons, and its simulation a hundred thousand.
+    """
+    found = tidy.groupby(_CELL, dropna=False, sort=False)
+    cell = found.ngroup().to_numpy()
+    first = tidy.loc[~tidy.duplicated(_CELL), _CELL].to_numpy(dtype=object).tolist()
+    heads = pd.DataFrame([[math.nan if pd.isna(v) else v for v in row] for row in first], columns=_CELL)
+    arm, arms = pd.factorize(tidy["arm"])
+    seed, seeds = pd.factorize(tidy["seed"])
+    values = np.full((len(heads), len(arms), len(seeds)), np.nan)
+    values[cell, arm, seed] = tidy["value"]
+    flagged = np.zeros(values.shape[:2], dtype=bool)
+    np.logical_or.at(flagged, (cell, arm), tidy["uninformative"].to_numpy())
+    there = ~np.isnan(values).all(axis=2)
+    order = sorted(range(len(arms)), key=lambda i: arms[i] != baseline)  # stable: then in the table's order
+    parts = []
+    for place, (against, other) in enumerate(combinations(order, 2)):
+        rows = np.flatnonzero(there[:, against] & there[:, other])
+        part = heads.iloc[rows].assign(arm=arms[other], against=arms[against])
+        part = part.assign(**_effects(values[rows, other] - values[rows, against]), cell=rows, place=place)
+        parts.append(part.assign(uninformative=flagged[rows, against] | flagged[rows, other]))
+    if not parts:
+        return pd.DataFrame()
+    pairs = pd.concat(parts).sort_values(["cell", "place"], kind="stable", ignore_index=True)
+    return pairs.drop(columns=["cell", "place"])
+
+
+def _effects(differences: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """effect, low, high, n and p of comparisons by their differences [comparisons, seeds], NaN where a seed lacks."""
+    there = ~np.isnan(differences)
+    n = there.sum(axis=1)
+    effect, half = (np.full(len(n), np.nan) for _ in range(2))
+    p = np.ones(len(n))
+    for count in np.unique(n[n > 0]).tolist():
+        rows = n == count
+        d = differences[rows][there[rows]].reshape(-1, count)
+        effect[rows], p[rows] = d.mean(axis=1), _sign_flips(d)
+        if count > 1:
+            from scipy.stats import t
+
+            half[rows] = t.ppf(1 - ALPHA / 2, count - 1) * d.std(axis=1, ddof=1) / math.sqrt(count)
     return {"effect": effect, "low": effect - half, "high": effect + half, "n": n, "p": p}
 
 
-def _judge(family: pd.DataFrame) -> pd.DataFrame:
-    adjusted = holm(family["p"].tolist())
+def _sign_flips(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`sign_flip` of each row [comparisons, n]. Of few seeds all patterns at once; one half mirrors the other."""
+    n = differences.shape[1]
+    if n > _AT_ONCE:
+        return np.array([sign_flip(row) for row in differences])
+    signs = np.array(list(product((1.0, -1.0), repeat=n - 1)))  # (2^(n-1), n-1) after the first, which stays
+    p = np.empty(len(differences))
+    for start in range(0, len(p), _CHUNK):
+        d = differences[start : start + _CHUNK]
+        sums = np.abs(d[:, :1] + d[:, 1:] @ signs.T)
+        p[start : start + _CHUNK] = (sums >= _reached(d)[:, None]).mean(axis=1)
+    return p
+
+
+def _reached(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """|sum| over seeds (the last axis) that a sign pattern has to reach. Sums of other orders differ in rounding, and
+    a tie must count as reached."""
+    reached: NDArray[np.float64] = np.abs(differences.sum(axis=-1)) - 1e-9 * np.abs(differences).sum(axis=-1)
+    return reached
+
+
+def _holm(p: NDArray[np.float64], family: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Holm's adjustment of each family's p-values, families given as numbers from 0."""
+    order = np.lexsort((p, family))  # stable
+    of, sizes = family[order], np.bincount(family)
+    rank = np.arange(len(p)) - (np.cumsum(sizes) - sizes)[of]  # within the family, from 0
+    stepped = np.minimum(p[order] * (sizes[of] - rank), 1.0)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.concatenate([np.maximum.accumulate(part) for part in np.split(stepped, np.cumsum(sizes)[:-1])])
+    return adjusted
+
+
+def _judge(pairs: pd.DataFrame) -> pd.DataFrame:
+    family = pairs.groupby(["dataset", "metric"], dropna=False, sort=False).ngroup().to_numpy()
+    adjusted = _holm(pairs["p"].to_numpy(), family)
     # Were every comparison as extreme as its seeds allow, would this one be significant? Holm is monotone in each p.
-    reachable = holm([min(1.0, 2 / 2**n) for n in family["n"]]) <= ALPHA
-    needed = seeds_needed(len(family))
-    texts = []
-    for (_, row), p, enough in zip(family.iterrows(), adjusted, reachable, strict=True):
-        up = (row["effect"] > 0) != (row["metric"] in LOWER_IS_BETTER)
-        if row["uninformative"]:
-            texts.append("uninformative")
-        elif not enough:
-            texts.append(f"needs more seeds: {row['n']} seeds can never reach p < {ALPHA}, at least {needed}")
-        elif p <= ALPHA:
-            texts.append("better" if up else "worse")
-        else:
-            texts.append("no difference shown")
-    return family.assign(p_holm=adjusted, seeds_needed=needed, verdict=texts)
+    reachable = _holm(np.minimum(1.0, 2.0 / 2.0 ** pairs["n"].to_numpy()), family) <= ALPHA
+    needed = np.array([seeds_needed(size) for size in np.bincount(family).tolist()])[family]
+    up = (pairs["effect"] > 0) != pairs["metric"].isin(LOWER_IS_BETTER)
+    texts = [
+        _verdict(*row)
+        for row in zip(pairs["uninformative"], reachable, adjusted <= ALPHA, up, pairs["n"], needed, strict=True)
+    ]
+    return pairs.assign(p_holm=adjusted, seeds_needed=needed, verdict=texts)
+
+
+def _verdict(flagged: bool, reachable: bool, clear: bool, up: bool, n: int, needed: int) -> str:
+    if flagged:
+        return "uninformative"
+    if not reachable:
+        return f"needs more seeds: {n} seeds can never reach p < {ALPHA}, at least {needed}"
+    if clear:
+        return "better" if up else "worse"
+    return "no difference shown"
 
 
 def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:

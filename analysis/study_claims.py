@@ -44,10 +44,10 @@ def study_claims(tables: Mapping[str, DataFrame], facts: Facts) -> DataFrame:
     Arms are those of the paper by their configuration (`paper_arm`), whatever their names. An arm is compared with the
     MoCo (for the last claim: untrained) arm that differs from it in the fewest settings besides the losses, a number
     that stands in `other_settings`. effect (arm less against, in the metric's unit), interval, p and verdict are
-    those of `tables["verdicts"]`, and `outcome` is `supported`, `contradicted`, `not shown`, `needs more seeds`, `uninformative`
-    (flagged, so not ranked) or `not measured`, with a `reason`. paper_effect is the paper's own difference: of this
-    dataset where it is one of the paper's and the score the same, else the mean over the paper's datasets, of which
-    paper_low and paper_high are the lowest and highest; NaN where it has none.
+    those of `tables["verdicts"]`. outcome is `supported`, `contradicted`, `not shown`, `needs more seeds`,
+    `uninformative` (flagged, so not ranked) or `not measured`, with a reason. paper_effect is the paper's own
+    difference: of this dataset where it is one of the paper's and the score the same, else the mean over the paper's
+    datasets, of which paper_low and paper_high are the lowest and highest; NaN where it has none.
     """
     kinds = {arm: of for arm, config in facts.arms.items() if (of := kind(config))}
     rows = [row for claim in CLAIMS for row in _rows(claim, tables, facts, kinds)]
