@@ -29,6 +29,7 @@ class Attempt:
     alive: float  # when it last said so
     resumed: float | None = None  # when the checkpoint was taken that it started from; None: from nothing
     why: str | None = None  # it ended before training did
+    workers: int | None = None  # where their number may change
 
 
 class Attempts:
@@ -37,12 +38,12 @@ class Attempts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "attempts"
 
-    def begin(self, resumed: float | None) -> Path:
+    def begin(self, resumed: float | None, workers: int | None = None) -> Path:
         """Note a new attempt, and that the last one ended; the file that tells of it."""
         now = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{len(self._paths()):04d}.json"
-        _write(path, Attempt(now, now, resumed))
+        _write(path, Attempt(now, now, resumed, workers=workers))
         return path
 
     def ended(self, why: str, *, alive: float | None = None) -> None:
@@ -56,7 +57,7 @@ class Attempts:
         """What the manifest should say: why each but the last ended, and how many seconds of it were done again."""
         attempts = [_read(path) for path in self._paths()]
         restarts = [
-            {"why": before.why or UNKNOWN, "recomputed_seconds": round(recomputed(before, after), 1)}
+            {"why": before.why or _change(before, after), "recomputed_seconds": round(recomputed(before, after), 1)}
             for before, after in pairwise(attempts)
         ]
         seconds = sum(recomputed(before, after) for before, after in pairwise(attempts))
@@ -70,6 +71,13 @@ def recomputed(before: Attempt, after: Attempt) -> float:
     """Seconds of `before` that no checkpoint held when `after` went on."""
     kept = before.started if after.resumed is None else max(before.started, after.resumed)
     return max(0.0, before.alive - kept)
+
+
+def _change(before: Attempt, after: Attempt) -> str:
+    """Why an attempt ended that did not fail: Ray Train ends one itself where there is room for more workers."""
+    if before.workers is None or after.workers is None or after.workers <= before.workers:
+        return UNKNOWN
+    return f"there was room for {after.workers} workers instead of {before.workers}"
 
 
 class Pulse:

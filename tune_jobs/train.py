@@ -158,11 +158,11 @@ def _train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
     device = devices.choose(settings["device"])
     memory = devices.PeakMemory(device)
     config, dataset = typed(PretrainConfig, settings["config"]), Dataset.open(Path(settings["data"]))
-    rank, evaluator = get_context().get_world_rank(), settings["evaluator"]
+    rank, workers, evaluator = get_context().get_world_rank(), get_context().get_world_size(), settings["evaluator"]
     with tempfile.TemporaryDirectory(prefix="intermoco-") as name:
         local = Path(name)
         resumed, steps = _fetch_checkpoint(local, settings["left"])
-        pulse = _begin_attempt(Path(settings["folder"]), local) if rank == 0 else None
+        pulse = _begin_attempt(Path(settings["folder"]), local, workers) if rank == 0 else None
         try:
             if settings["resumed"]:
                 _tell(settings["resumed"], resumed, rank)
@@ -207,10 +207,10 @@ def _fetch_checkpoint(folder: Path, left: Iterable[str]) -> tuple[int, int]:
     return 0, 0
 
 
-def _begin_attempt(folder: Path, local: Path) -> Pulse:
+def _begin_attempt(folder: Path, local: Path, workers: int) -> Pulse:
     """Note an attempt that starts from the checkpoint in `local`, whose file keeps the time at which it was taken."""
     path = local / CHECKPOINT
-    return Pulse(Attempts(folder).begin(path.stat().st_mtime if path.exists() else None))
+    return Pulse(Attempts(folder).begin(path.stat().st_mtime if path.exists() else None, workers))
 
 
 def _most(peak: int | None, device: torch.device) -> int | None:

@@ -23,7 +23,7 @@ from studies import miniature
 
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError, StageError
 from tune_jobs import workers
-from tune_jobs.attempts import Attempt, Attempts, Pulse, recomputed
+from tune_jobs.attempts import UNKNOWN, Attempt, Attempts, Pulse, recomputed
 from tune_jobs.failures import PATIENCE, Kind, explained, kind, patiently, pauses
 from tune_jobs.plan import plan, pretrain_stage
 from tune_jobs.stage import Demand, Stage
@@ -164,6 +164,15 @@ def test_each_attempt_but_the_last_is_told_with_its_reason(tmp_path: Path) -> No
     attempts.begin(None)
     whys = [restart["why"] for restart in attempts.facts()["restarts"]]
     assert whys == ["its node was about to be taken away", "RayActorError: killed"]
+
+
+def test_an_attempt_that_ended_for_more_workers_says_so(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    for count in (2, 1, 1, 3, 2):
+        attempts.begin(None, count)
+    attempts.begin(None)
+    whys = [restart["why"] for restart in attempts.facts()["restarts"]]
+    assert whys == [UNKNOWN, UNKNOWN, "there was room for 3 workers instead of 1", UNKNOWN, UNKNOWN]
 
 
 def test_a_list_of_checkpoints_that_was_cut_short_costs_no_checkpoint(tmp_path: Path) -> None:
