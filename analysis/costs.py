@@ -71,7 +71,7 @@ def sentence(finished: Sequence[Finished], baseline: str | None) -> str:
     held = f"{hours(total.accelerator)} of accelerator time" if total.accelerator else "no accelerator"
     one = total.stages == 1
     took = f"{'stage' if one else 'stages'} took {duration(total.wall)}{'' if one else ' one after the other'}"
-    text = f"The study's {total.stages} {took} and {held}"
+    text = f"{'The one' if one else f'The {total.stages}'} finished {took} and {held}"
     arms = {each.what: each for each in by_arm(finished, baseline)}
     dearer = [f"{_more(each.times)} with {arm_name(arm)}" for arm, each in arms.items() if each.times]
     if baseline in arms and dearer:

@@ -162,12 +162,14 @@ def _mark(axes: Axes, y: float, row: Row, look: Look, left: float, right: float)
 
 def _keys(found: Mapping[str, Sequence[Row]]) -> tuple[list[Line2D], list[str]]:
     """What the marks mean; of the two fills only those that are there."""
-    settled = {row.settled for rows in found.values() for row in rows}
+    rows = [row for each in found.values() for row in each]
+    settled = {row.settled for row in rows}
     mark: dict[str, Any] = {"marker": "o", "ls": "", "mec": MUTED, "mew": 1.4, "ms": 6}
+    line = Line2D([], [], color=MUTED, lw=1.4)
     keys = [
         *([(Line2D([], [], mfc=MUTED, **mark), "mean, significant")] if True in settled else []),
         *([(Line2D([], [], mfc=PAPER, **mark), "mean, not significant")] if False in settled else []),
-        (Line2D([], [], color=MUTED, lw=1.4), "95% interval over seeds"),
+        *([(line, "95% interval over seeds")] if any(pd.notna(row.low) for row in rows) else []),
         (Line2D([], [], color=MUTED, marker="|", ls="", ms=7), "one seed"),
     ]
     return [key for key, _ in keys], [text for _, text in keys]

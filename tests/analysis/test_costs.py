@@ -38,7 +38,7 @@ def test_the_price_is_said_in_words(wall, words):
 
 def test_without_a_baseline_or_other_arms_there_is_no_comparison():
     assert costs.sentence([], "moco") == ""
-    assert costs.sentence([run("moco", 0, 4.0)], "moco") == "The study's 1 stage took 4.0 s and no accelerator."
+    assert costs.sentence([run("moco", 0, 4.0)], "moco") == "The one finished stage took 4.0 s and no accelerator."
     assert "pretraining" not in costs.sentence([run("mse", 0, 4.0), run("b", 0, 4.0)], "moco")
 
 

@@ -350,6 +350,21 @@ def test_the_chosen_labels_are_linked_where_they_were_written(page, tmp_path):
     assert (tmp_path / "report" / link["href"]).resolve() == tmp_path / "tables" / "labels.csv"
 
 
+def test_the_runs_in_mlflow_are_linked_and_searched_for(page, tmp_path):
+    assert "In MLflow" not in page.text
+    facts = fixture.facts(tracking=fixture.TRACKING)
+    found = Page(build(facts, [], tmp_path, tmp_path).read_text())
+    (link,) = [a for a in found.all("a") if a["href"].startswith("http")]
+    assert link["href"].startswith("https://mlflow.example.org/lab/#/experiments?")
+    assert link["href"].endswith("experimentSearchFilter=synthetic")
+    assert "tags.\"intermoco.study_key\" = '0123456789abcdef'" in [e["text"] for e in found.all("pre")]
+    local = replace(facts, tracking=replace(fixture.TRACKING, address=None, command="intermoco ui"))
+    words = Page(build(local, [], tmp_path, tmp_path).read_text())
+    assert "intermoco ui" in [e["text"] for e in words.all("pre")]
+    neither = replace(facts, tracking=replace(fixture.TRACKING, address=None))
+    assert "The runs are in experiment synthetic" in Page(build(neither, [], tmp_path, tmp_path).read_text()).text
+
+
 def test_a_partial_study_gets_an_honest_page(stages, tmp_path):
     facts = fixture.facts(failed={"finetune moco_mse seed 1 full 1%": "StageError: out of <memory>"})
     page = Page(build(facts, small(stages), tmp_path, tmp_path).read_text())
@@ -443,7 +458,7 @@ def test_the_summary_is_five_sentences_that_end_with_the_cost(page, stages):
         assert sentence.endswith(".")
         assert not re.search(r"[.!?] [A-Z]", sentence), sentence
     assert said[4] == (
-        f"The study's {len({s.name for s in stages})} stages took 16 min 30 s one after the other and 0.1 hours of "
+        f"The {len({s.name for s in stages})} finished stages took 16 min 30 s one after the other and 0.1 hours of "
         "accelerator time; a pretraining took 30 s of accelerator time with MoCo, 10% more with MoCo + MSE and "
         "2.4 times that with MoCo + Barlow Twins."
     )
