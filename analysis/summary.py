@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from pandas import DataFrame
 
+from analysis.flags import not_ranked
 from analysis.layout import levels
 from analysis.names import SCORES, arm_name, metric_name, number, percent
 from analysis.significance import verdicts
@@ -147,6 +148,8 @@ def _distances(table: DataFrame, baseline: str | None) -> str:
     smallest = levels(table, "label_fraction")[0]
     ranked = _ranked(table[table["label_fraction"] == smallest], best="low")
     reference = table.iloc[0]
+    if told := not_ranked(table, ranked.mean()):
+        return f"Fine-tuned on {percent(smallest)} of the labels, {told}."
     text = (
         f"Fine-tuned on {percent(smallest)} of the labels, {arm_name(ranked.columns[0])} gives output probabilities "
         f"closest to the best model trained on all labels ({arm_name(reference['reference_arm'])}): "
