@@ -20,6 +20,7 @@ from pandas import DataFrame
 
 from analysis import drawing
 from analysis.drawing import DASHES, INK, MUTED, Look, looks
+from analysis.flags import unranked
 from analysis.layout import levels
 from analysis.names import SCORES, arm_name, metric_name, number, percent
 
@@ -282,7 +283,10 @@ def _means(table: DataFrame, column: str, metric: str) -> str:
     """`MoCo: 1% 61.2, 6% 78.1; ...`, means over seeds."""
     lines = []
     for arm in levels(table, "arm"):
-        means = table[table["arm"] == arm].groupby(column)["value"].mean()
+        mine = table[table["arm"] == arm]
+        means = mine.groupby(column)["value"].mean()
         word = percent if column == "label_fraction" else "block {}".format
-        lines.append(f"{arm_name(arm)}: " + ", ".join(f"{word(x)} {number(v, metric)}" for x, v in means.items()))
+        flagged = {x for x, part in mine.groupby(column) if unranked(part)}
+        said = [f"{word(x)} {number(v, metric)}{' (uninformative)' if x in flagged else ''}" for x, v in means.items()]
+        lines.append(f"{arm_name(arm)}: " + ", ".join(said))
     return "; ".join(lines) + "."

@@ -126,7 +126,9 @@ def legend(name: str, table: DataFrame) -> str:
     if name == "ks":
         parts.insert(0, reference(table))
     if "uninformative" in table and table["uninformative"].fillna(False).any():
-        parts.append(f"{FLAG} uninformative: features that have nothing in common would score as high.")
+        alike = "features that have nothing in common would score as high"
+        weak = "the reference itself is not shown to be better than chance"
+        parts.append(f"{FLAG} uninformative: {weak if name == 'ks' else alike}.")
     return " ".join(filter(None, parts))
 
 

@@ -10,6 +10,7 @@ from pandas import DataFrame
 
 from analysis import beside, costs
 from analysis.facts import Facts
+from analysis.flags import noise_floor
 from analysis.layout import CAPTIONS, FLAG, MISSING, Cell, arrange, legend
 from analysis.names import SCORES, arm_name, metric_name, number, percent
 from analysis.packed import duration
@@ -28,7 +29,7 @@ def page_table(name: str, tables: Mapping[str, DataFrame], facts: Facts) -> dict
     if cells.empty:
         return None
     grid: list[list[Any]] = cells.to_numpy().tolist()  # Cell, text or None
-    best = _best(name, cells, facts)
+    best = _best(name, cells, facts, noise_floor(table))
     heads = [_parts(column) for column in cells.columns]
     groups: dict[str, list[dict[str, Any]]] = {}
     for i, label in enumerate(cells.index):
@@ -48,8 +49,11 @@ def page_table(name: str, tables: Mapping[str, DataFrame], facts: Facts) -> dict
     }
 
 
-def _best(name: str, cells: DataFrame, facts: Facts) -> set[tuple[int, int]]:
-    """Places of the best mean: in a row of arms, or in a column where arms run down. Feature reuse has no best."""
+def _best(name: str, cells: DataFrame, facts: Facts, floor: float) -> set[tuple[int, int]]:
+    """Places of the best mean: in a row of arms, or in a column where arms run down. Feature reuse has no best.
+
+    Nor has a line in which a number is flagged, or one of KS distances of which a second is within `floor` of the best.
+    """
     reference = {arm_name(arm) for arm, config in facts.arms.items() if config is None} if name == "linear" else set()
     ranked = [j for j, column in enumerate(cells.columns) if _parts(column)[-1] not in reference]
     grid: list[list[Any]] = cells.to_numpy().tolist()
@@ -67,9 +71,12 @@ def _best(name: str, cells: DataFrame, facts: Facts) -> set[tuple[int, int]]:
     best = set()
     for line in lines:
         found = {(i, j): grid[i][j] for i, j in line if isinstance(grid[i][j], Cell)}
-        if len(found) > 1:
+        if len(found) > 1 and not any(cell.flagged for cell in found.values()):
             pick = min if name == "ks" else max
             top = pick(found.values(), key=lambda cell: cell.value)
+            near = [cell for cell in found.values() if cell.metric == "ks" and abs(cell.value - top.value) <= floor]
+            if len(near) > 1:  # of distances the best itself is near
+                continue
             best |= {place for place, cell in found.items() if cell.mean == top.mean}  # equal as printed is equal
     return best
 

@@ -37,6 +37,8 @@ def verdicts(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     - seeds_needed: the smallest m with 2 / 2^m x family <= 0.05, below which no effect can be significant;
     - verdict: "better" or "worse" (p_holm <= 0.05; the arm, in the metric's own direction), "no difference shown",
       "needs more seeds: ...", or "uninformative" where a value is flagged so (a saturated CKA: seeds cannot help).
+      Of KS distances, "uninformative: within the noise floor" where arms differ by no more than `floor`, a column that
+      such a table has: the distance between seeds of the reference itself.
 
     Raises DataError if an arm has two values for one seed of a cell.
     """
@@ -74,16 +76,16 @@ def seeds_needed(comparisons: int) -> int:
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    tidy = table.reindex(columns=[*_CELL, "arm", "seed", "value", "uninformative"])
+    tidy = table.reindex(columns=[*_CELL, "arm", "seed", "value", "uninformative", "floor"])
     tidy["uninformative"] = tidy["uninformative"].eq(True).fillna(False).astype(bool)
-    tidy = tidy.astype({"value": float}).dropna(subset=["value"])
+    tidy = tidy.astype({"value": float, "floor": float}).dropna(subset=["value"])
     mode = tidy["mode"].astype(object)
     only_scratch = (mode == "scratch") & ~tidy["arm"].isin(tidy.loc[mode == "full", "arm"])
     tidy["mode"] = mode.mask(only_scratch, "full")
     twice = tidy[tidy.duplicated([*_CELL, "arm", "seed"])]
     if len(twice):
         where = ", ".join(
-            f"{k} {v}" for k, v in twice.iloc[0].drop(["value", "uninformative"]).items() if not pd.isna(v)
+            f"{k} {v}" for k, v in twice.iloc[0].drop(["value", "uninformative", "floor"]).items() if not pd.isna(v)
         )
         raise DataError(f"two values for {where}; give verdicts one value per arm and seed of a cell")
     return tidy
@@ -106,13 +108,15 @@ def _pairs(tidy: pd.DataFrame, baseline: str) -> pd.DataFrame:
     flagged = np.zeros(values.shape[:2], dtype=bool)
     np.logical_or.at(flagged, (cell, arm), tidy["uninformative"].to_numpy())
     there = ~np.isnan(values).all(axis=2)
+    floors = found["floor"].max().to_numpy()
     order = sorted(range(len(arms)), key=lambda i: arms[i] != baseline)  # stable: then in the table's order
     parts = []
     for place, (against, other) in enumerate(combinations(order, 2)):
         rows = np.flatnonzero(there[:, against] & there[:, other])
         part = heads.iloc[rows].assign(arm=arms[other], against=arms[against])
         part = part.assign(**_effects(values[rows, other] - values[rows, against]), cell=rows, place=place)
-        parts.append(part.assign(uninformative=flagged[rows, against] | flagged[rows, other]))
+        part = part.assign(uninformative=flagged[rows, against] | flagged[rows, other], floor=floors[rows])
+        parts.append(part)
     if not parts:
         return pd.DataFrame()
     pairs = pd.concat(parts).sort_values(["cell", "place"], kind="stable", ignore_index=True)
@@ -175,18 +179,19 @@ def _judge(pairs: pd.DataFrame) -> pd.DataFrame:
     reachable = _holm(np.minimum(1.0, 2.0 / 2.0 ** pairs["n"].to_numpy()), family) <= ALPHA
     needed = np.array([seeds_needed(size) for size in np.bincount(family).tolist()])[family]
     up = (pairs["effect"] > 0) != pairs["metric"].isin(LOWER_IS_BETTER)
-    texts = [
-        _verdict(*row)
-        for row in zip(pairs["uninformative"], reachable, adjusted <= ALPHA, up, pairs["n"], needed, strict=True)
-    ]
+    within = (pairs["metric"] == "ks") & (pairs["effect"].abs() <= pairs["floor"])
+    told = zip(pairs["uninformative"], reachable, adjusted <= ALPHA, within, up, pairs["n"], needed, strict=True)
+    texts = [_verdict(*row) for row in told]
     return pairs.assign(p_holm=adjusted, seeds_needed=needed, verdict=texts)
 
 
-def _verdict(flagged: bool, reachable: bool, clear: bool, up: bool, n: int, needed: int) -> str:
+def _verdict(flagged: bool, reachable: bool, clear: bool, within: bool, up: bool, n: int, needed: int) -> str:
     if flagged:
         return "uninformative"
     if not reachable:
         return f"needs more seeds: {n} seeds can never reach p < {ALPHA}, at least {needed}"
+    if clear and within:
+        return "uninformative: within the noise floor"
     if clear:
         return "better" if up else "worse"
     return "no difference shown"

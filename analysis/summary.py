@@ -8,6 +8,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from analysis import leaders
+from analysis.flags import not_ranked
 from analysis.layout import levels
 from analysis.names import arm_name, metric_name, number, percent
 from analysis.significance import verdicts
@@ -189,6 +190,8 @@ def _distances(table: DataFrame, baseline: str | None) -> str:
         return ""
     smallest = levels(table, "label_fraction")[0]
     ranked = leaders.ranked(table[table["label_fraction"] == smallest], best="low")
+    if told := not_ranked(table, ranked.mean()):
+        return f"with {percent(smallest)} of the labels {told}"
     first = str(ranked.columns[0])
     compared = [f"KS distance {number(leaders.mean(ranked, 0), 'ks')}"]
     if baseline and baseline in ranked and baseline != first:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
+from analysis.flags import flag_weak_reference
 from analysis.layout import CAPTIONS, legend, paper_layout
 from ssl_core.errors import StageError
 
@@ -87,7 +88,7 @@ def tidy(dataset: str, finished: Sequence[Finished]) -> dict[str, DataFrame]:
             record = {"dataset": dataset, **stage.labels, **own, "stage": stage.name}
             for name in _homes(stage, record):
                 records[name].append(record)
-    return {name: frame(name, rows) for name, rows in records.items()}
+    return flag_weak_reference({name: frame(name, rows) for name, rows in records.items()})
 
 
 def _homes(stage: Finished, record: Mapping[str, object]) -> Iterator[str]:
