@@ -171,7 +171,8 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
     from tune_jobs.tracking import follow
 
     with ray_at(address)():
-        runner = RayRunner(store, facts)
+        asks = study.resources
+        runner = RayRunner(store, facts, most=(asks.most_cpus, asks.most_accelerators) if address else (0.0, 0.0))
         patience = ROOM_SECONDS if address else 0.0
         await_room(lambda: check_fits(full.by_key.values(), runner.capacity()), patience=patience)
         follower = follow(study, full, store, uri=tracking_uri(study, store))
@@ -182,6 +183,8 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
             runner.cancel()
             follower.close(timeout=2)  # the next run catches up
             raise
+        finally:
+            runner.close()
         follower.close(timeout=30)  # what it could not send goes with the tables and the report
     return outcome
 

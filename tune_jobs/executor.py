@@ -12,7 +12,7 @@ from tune_jobs.durations import Durations, Sort, measured, sort_of
 from tune_jobs.plan import Plan
 from tune_jobs.room import Capacity, each, totals
 from tune_jobs.schedule import Schedule
-from tune_jobs.stage import Stage
+from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
 
@@ -31,6 +31,9 @@ class Runner(Protocol):
 
     def submit(self, stage: Stage) -> None:
         """Start a stage whose inputs are finished; it publishes itself in the store."""
+
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        """Ask for room for what runs and what could; whether more may come. Called often."""
 
     def wait(self, seconds: float) -> Iterable[Done]:
         """Stages that have ended since the last call; returns at the first one, at the latest after `seconds`."""
@@ -110,7 +113,8 @@ class _Execution:
         for key in self.schedule.starting(total, time.monotonic()):
             self.runner.submit(self.stages[key])
             self.watcher.started(self.stages[key])
-        if self.schedule.running:
+        running = [stage.demand for stage in self.schedule.running.values()]
+        if self.runner.want(running, self.schedule.waiting) or running:
             return
         for key in self.schedule.hopeless():  # nothing runs, the whole cluster is free, and still none of these fits
             self._fail(key, StageError(no_room(self.stages[key], total)))

@@ -22,14 +22,24 @@ class Capacity:
     cpus: float
     accelerators: float = 0.0
     nodes: tuple[tuple[str, float, float], ...] = ()  # its name, CPUs, accelerators
+    most_cpus: float = 0.0  # that an autoscaler may bring it to
+    most_accelerators: float = 0.0
 
     @property
     def by_node(self) -> dict[str, Pair]:
         return {name: (cpus, accs) for name, cpus, accs in self.nodes} or {"": (self.cpus, self.accelerators)}
 
+    @property
+    def may_have(self) -> float:
+        """Accelerators that it has, or may be brought to."""
+        return max(self.accelerators, self.most_accelerators)
+
     def holds(self, demand: Demand) -> bool:
-        """Whether there is room for a stage where nothing else runs."""
-        return place(demand.workers, each(demand, self), self.by_node) is not None
+        """Whether there is room for a stage where nothing else runs, or may be: of nodes to come nothing is known."""
+        if place(demand.workers, each(demand, self), self.by_node) is not None:
+            return True
+        cpus, accelerators = totals(demand, self)
+        return cpus <= self.most_cpus and accelerators <= self.may_have
 
 
 @functools.lru_cache(maxsize=256)
@@ -41,7 +51,7 @@ def _each(demand: Demand, accelerators: float) -> Pair:
 
 def each(demand: Demand, cluster: Capacity) -> Pair:
     """CPUs and accelerators that each worker of a stage takes on a cluster of this capacity."""
-    return _each(demand, cluster.accelerators)
+    return _each(demand, cluster.may_have)
 
 
 def totals(demand: Demand, cluster: Capacity) -> Pair:

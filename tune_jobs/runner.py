@@ -7,12 +7,14 @@ import functools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ssl_core.errors import InputError
+from tune_jobs.autoscaling import Wishes, bundles
 from tune_jobs.executor import Done
 from tune_jobs.failures import explained
-from tune_jobs.room import Capacity, totals
+from tune_jobs.room import Capacity, Pair, totals
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import by_workers
@@ -22,9 +24,12 @@ FRESH = 0.5
 
 
 class RayRunner:
-    """Runs stages as Ray tasks. Needs Ray to be initialised."""
+    """Runs stages as Ray tasks. Needs Ray to be initialised.
 
-    def __init__(self, store: Store, facts: Mapping[str, Any]) -> None:
+    `most`: CPUs and accelerators that the cluster's autoscaler may be asked for, in all.
+    """
+
+    def __init__(self, store: Store, facts: Mapping[str, Any], *, most: Pair = (0.0, 0.0)) -> None:
         import ray
 
         self._ray = ray
@@ -34,16 +39,28 @@ class RayRunner:
         self._board = ray.remote(num_cpus=0)(_Board).remote()
         self._drained: Any = None
         self._drained_at = self._asked_at = -FRESH
-        self._capacity = Capacity(0.0)
+        self._capacity, self._most = Capacity(0.0), most
+        self._wishes = Wishes() if any(most) else None
         self._task = ray.remote(_run_stage)
 
     def capacity(self) -> Capacity:
         if time.monotonic() - self._asked_at >= FRESH:
-            self._capacity, self._asked_at = _alive(self._ray.nodes()), time.monotonic()
+            self._capacity, self._asked_at = _alive(self._ray.nodes(), self._most), time.monotonic()
         return self._capacity
 
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        if self._wishes is None:
+            return False
+        running = list(running)  # first: what is asked for is what the cluster has in all, busy or not
+        return self._wishes.ask(bundles(chain(running, ready), self._capacity), running=bool(running))
+
+    def close(self) -> None:
+        """Take back what was asked for."""
+        if self._wishes:
+            self._wishes.take_back()
+
     def submit(self, stage: Stage) -> None:
-        demand = stage.demand.on(self.capacity().accelerators)
+        demand = stage.demand.on(self.capacity().may_have)
         waits = by_workers(stage, demand)  # for Ray Train's workers, which hold the resources
         task = self._task.options(
             name=stage.name,
@@ -55,6 +72,9 @@ class RayRunner:
         self._stages[ref] = stage
 
     def wait(self, seconds: float) -> Iterable[Done]:
+        if not self._stages:  # nodes are to come
+            time.sleep(seconds)
+            return []
         ready, others = self._ray.wait(list(self._stages), num_returns=1, timeout=seconds, fetch_local=False)
         if ready and others:  # all that have ended, so that all their places are filled at once
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0]
@@ -88,11 +108,11 @@ class RayRunner:
         return None
 
 
-def _alive(nodes: Iterable[Mapping[str, Any]]) -> Capacity:
+def _alive(nodes: Iterable[Mapping[str, Any]], most: Pair) -> Capacity:
     """What the nodes that are alive have."""
     alive = [(node["NodeID"], node["Resources"]) for node in nodes if node["Alive"]]
     has = tuple((name, float(of.get("CPU", 0.0)), float(of.get("GPU", 0.0))) for name, of in alive)
-    return Capacity(sum(cpus for _, cpus, _ in has), sum(accs for _, _, accs in has), has)
+    return Capacity(sum(cpus for _, cpus, _ in has), sum(accs for _, _, accs in has), has, *most)
 
 
 @dataclass(frozen=True)
@@ -135,9 +155,12 @@ def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
             continue
         workers = "resources.workers" if stage.kind == "pretrain" else "resources.downstream_workers"
         cpus, accelerators = totals(demand, capacity)
+        grown = ""
+        if capacity.most_cpus or capacity.most_accelerators:
+            grown = f" and may grow to {capacity.most_cpus:g} and {capacity.most_accelerators:g} (resources.most_*)"
         raise InputError(
             f"{stage.name} needs {demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
             f"accelerators in all, each worker whole on a node; the cluster has {capacity.cpus:g} and "
-            f"{capacity.accelerators:g} on {len(capacity.by_node)} nodes; "
+            f"{capacity.accelerators:g} on {len(capacity.by_node)} nodes{grown}; "
             f"lower {workers}, resources.cpus or resources.accelerators"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 
 from tune_jobs.durations import Durations, Sort, sort_of
@@ -51,8 +51,9 @@ class Schedule:
 
     @property
     def waiting(self) -> Iterator[Demand]:
-        """What ready stages ask for, each stage's."""
-        return (demand for (demand, _), queue in self._ready.items() for _ in queue)
+        """What ready stages ask for, each stage's, those of the most urgent's sort first."""
+        for demand, sort in sorted(self._ready, key=lambda kind: self._ready[kind][0]):
+            yield from repeat(demand, len(self._ready[demand, sort]))
 
     def add(self, key: str) -> None:
         """A stage became ready."""

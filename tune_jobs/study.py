@@ -48,6 +48,9 @@ class Resources:
     accelerators: float | Literal["auto"] = "auto"  # of a worker; auto: one where the cluster has any
     # of an accelerator, for stages that train no encoder (features, linear fine-tuning): several share one
     accelerator_share: float = 0.25
+    # that a cluster's autoscaler may be asked for, in all; 0: a study makes do with the nodes that are there
+    most_cpus: float = 0.0
+    most_accelerators: float = 0.0
     checkpoint_seconds: float = 60.0  # between a pretraining's checkpoints
     restarts: int = 3  # of a stage whose worker or node was lost; an error of its own is not tried again
 
@@ -65,8 +68,9 @@ class Resources:
             raise ConfigError(f"resources.restarts {self.restarts} must not be negative")
         if self.accelerators != "auto" and self.accelerators < 0:
             raise ConfigError(f"resources.accelerators {self.accelerators} must not be negative")
-        if self.checkpoint_seconds < 0:
-            raise ConfigError(f"resources.checkpoint_seconds {self.checkpoint_seconds} must not be negative")
+        for name in ("checkpoint_seconds", "most_cpus", "most_accelerators"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"resources.{name} {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

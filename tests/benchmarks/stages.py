@@ -70,6 +70,9 @@ class Instant:
     def submit(self, stage: Stage) -> None:
         self.running.append(stage)
 
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        return False
+
     def wait(self, seconds: float) -> Iterable[Done]:
         stage = self.running.popleft()
         folder = self.store.path(stage)

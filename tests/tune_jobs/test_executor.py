@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tune_jobs.autoscaling import bundles
 from tune_jobs.executor import Done, Outcome, execute
 from tune_jobs.plan import Plan
 from tune_jobs.room import Capacity
@@ -65,6 +66,9 @@ class ThreadRunner:
         with self.lock:
             self.load -= need
         self.ended.put(done)
+
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        return False
 
     def wait(self, seconds: float) -> Iterable[Done]:
         try:
@@ -201,3 +205,40 @@ def test_a_wide_plan_is_settled_quickly(tmp_path: Path) -> None:
     outcome, _ = run(Plan(tuple(stages)), ThreadRunner(store))
     assert len(outcome.cached) == 1 + 20 * layers
     assert time.monotonic() - began < 5
+
+
+class Growing(ThreadRunner):
+    """A cluster of one CPU that grows to what it is asked for, once it has been asked three times."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, cpus=1)
+        self.asked: list[list[dict[str, float]]] = []
+
+    def capacity(self) -> Capacity:
+        return Capacity(self.cpus, most_cpus=4)
+
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        self.asked.append(bundles([*running, *ready], self.capacity()))
+        if len(self.asked) >= 3:
+            self.cpus = max(self.cpus, len(self.asked[-1]))
+        return True
+
+
+def test_a_stage_waits_for_nodes_that_may_come(tmp_path: Path) -> None:
+    runner, stages = Growing(Store(tmp_path)), [stage(f"s{i}") for i in range(4)]
+    needs_all = stage("large", *stages, workers=4)
+    outcome, _ = run(Plan((*stages, needs_all)), runner)
+    assert len(outcome.executed) == 5
+    assert runner.asked[0] == [{"CPU": 1.0}] * 4
+    assert runner.peak == 4
+
+
+def test_no_more_is_asked_for_than_the_study_allows() -> None:
+    cluster = Capacity(1.0, 0.0, most_cpus=8.0, most_accelerators=2.0)
+    auto, plain = Demand(accelerators=None, workers=2), Demand(cpus=2)
+    assert bundles([auto, plain, plain, plain], cluster) == [{"CPU": 1.0, "GPU": 1.0}] * 2 + [{"CPU": 2.0}] * 3
+    assert bundles([auto, auto, plain], cluster) == [{"CPU": 1.0, "GPU": 1.0}] * 2
+    assert bundles([Demand(cpus=9)], cluster) == []
+    assert cluster.holds(auto)
+    assert not cluster.holds(Demand(cpus=9))
+    assert not cluster.holds(Demand(accelerators=3.0))
