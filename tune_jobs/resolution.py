@@ -11,6 +11,7 @@ from analysis.config import KsConfig, ProbeConfig, ReuseConfig
 from ssl_core.config import AugmentConfig, EncoderConfig, FinetuneConfig, Precision, PretrainConfig
 from ssl_core.data.config import DatasetConfig
 from ssl_core.errors import ConfigError, nearest
+from tune_jobs.promotion.config import PromotionConfig
 from tune_jobs.protocol import PROTOCOLS, Protocol, base
 from tune_jobs.schema import build, merge, plain
 from tune_jobs.search.config import SearchConfig
@@ -59,6 +60,7 @@ class _File:
     search: dict[str, Any] | None = None
     resources: Resources = field(default_factory=Resources)
     tracking: Tracking = field(default_factory=Tracking)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
 
 
 def resolve(raw: Mapping[str, Any]) -> Study:
@@ -136,6 +138,7 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         search=search,
         resources=file.resources,
         tracking=file.tracking,
+        promotion=file.promotion,
     )
 
 

@@ -18,6 +18,7 @@ from ssl_core.config import (
 )
 from ssl_core.data.config import DatasetConfig
 from ssl_core.errors import ConfigError
+from tune_jobs.promotion.config import PromotionConfig
 from tune_jobs.protocol import Protocol
 from tune_jobs.schema import plain
 from tune_jobs.search.config import SearchConfig
@@ -117,6 +118,7 @@ class Study:
     search: SearchConfig | None
     resources: Resources
     tracking: Tracking
+    promotion: PromotionConfig
 
     def downstream_of(self, arm: str) -> Downstream:
         return self.tuned_apart.get(arm, self.downstream)
@@ -174,4 +176,5 @@ def _plain_study(study: Study) -> dict[str, Any]:
         "search": study.search and search(study.search),
         "resources": plain(study.resources),
         "tracking": {**plain(study.tracking), "uri": study.tracking.uri and mask(study.tracking.uri)},
+        "promotion": plain(study.promotion),
     }

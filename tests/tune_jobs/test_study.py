@@ -74,6 +74,10 @@ def test_an_arms_section_keeps_what_it_does_not_mention() -> None:
         ("study", "../elsewhere", ["study", "letters"]),
         ("resources.workers", 0, ["resources.workers", "at least 1"]),
         ("tracking.url", "x", ["tracking.url", "did you mean uri?"]),
+        ("promotion.ece", 1.5, ["promotion.ece 1.5", "[0, 1]"]),
+        ("promotion.worst_class", -0.1, ["promotion.worst_class -0.1", "[0, 1]"]),
+        ("promotion.model", "a/b", ["promotion.model", "'a/b'", "letters"]),
+        ("promotion.bound", 1, ["promotion.bound", "known: ece, model, temperature, worst_class"]),
     ],
 )
 def test_bad_values_are_named_with_the_remedy(path: str, value: Any, words: list[str]) -> None:
@@ -85,7 +89,7 @@ def test_bad_values_are_named_with_the_remedy(path: str, value: Any, words: list
 
 
 def test_the_resolved_study_reads_back_equal(tmp_path: Path) -> None:
-    study = miniature(probe=None, tracking={"experiment": "other"})
+    study = miniature(probe=None, tracking={"experiment": "other"}, promotion={"model": "chest", "ece": 0.05})
     path = tmp_path / "study.yaml"
     path.write_text(study.to_yaml())
     assert load(str(path)) == study

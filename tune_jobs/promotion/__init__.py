@@ -1,0 +1,1 @@
+"""From a study's recommended configuration to a registered, exported model."""
