@@ -12,6 +12,11 @@ from ssl_core.errors import ConfigError
 #: CKA with an absolute bandwidth, averaged over random sets of images, as the paper's authors ran it.
 Kernel = Literal["linear", "rbf", "authors"]
 
+#: What a configuration may be chosen by: quality on validation, then what one model of it costs.
+Quality = Literal["score", "worst_class", "ece", "brier"]
+Objective = Literal["score", "worst_class", "ece", "brier", "accelerator_seconds", "wall_seconds", "peak_memory"]
+QUALITIES: tuple[Quality, ...] = ("score", "worst_class", "ece", "brier")
+
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -80,3 +85,29 @@ class KsConfig:
 
     def __post_init__(self) -> None:
         _require(self.calibration_bins >= 2, f"ks: calibration_bins {self.calibration_bins} must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionConfig:
+    """Which models compete to be shipped, and by what: read from finished stages, so part of no stage's identity."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    mode: Literal["full", "linear"] = "full"  # full: all weights trained, from pretrained weights or from random ones
+    fraction: float | None = None  # label fraction of the models compared; None: the study's largest of that mode
+    objectives: tuple[Objective, ...] = ("score", "accelerator_seconds", "peak_memory")  # the first of them ranks
+
+    def __post_init__(self) -> None:
+        _require(len(self.objectives) > 0, "decision.objectives: name at least one, e.g. [score]")
+        first = self.objectives[0]
+        _require(
+            first in QUALITIES,
+            f"decision.objectives: the first ranks, and {first} says nothing of quality; begin with one of "
+            f"{', '.join(QUALITIES)}",
+        )
+        twice = len(set(self.objectives)) < len(self.objectives)
+        _require(not twice, f"decision.objectives: one is named twice in {list(self.objectives)}")
+        if self.fraction is not None:
+            _require(
+                0 < self.fraction <= 1,
+                f"decision.fraction {self.fraction} must lie in (0, 1]; 0.01 is one percent of the training labels",
+            )

@@ -58,6 +58,9 @@ class Finished:
     folder: Path
     rows: Sequence[Mapping[str, object]] = ()
     wall_seconds: float = 0.0
+    accelerator_seconds: float = 0.0  # of all its workers together; 0 where it ran without
+    peak_memory: int | None = None  # bytes, of the worker that took most; None where nobody measured it
+    device: str = ""  # the accelerator's name, or cpu
 
     @property
     def name(self) -> str:

@@ -133,6 +133,20 @@ def report(
 
 
 @app.command()
+def best(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    output: OutputOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank a study's configurations by validation and cost, and say which to ship, why, and how sure that is."""
+    from tune_jobs.best import decide, show
+
+    found, store = _opened(study, overrides, output)
+    show(found, decide(found, store), _command("promote"), as_json=as_json)
+
+
+@app.command()
 def data(
     study: StudyArgument,
     overrides: SetOption = None,

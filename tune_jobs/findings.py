@@ -43,7 +43,7 @@ def write_report(
     study, full = found.study, found.plan
     folder = store.root / study.study
     data = next(full.of_kind("data"))
-    finished = [_finished(s, store) for s in full.stages if store.finished(s)]
+    finished = [finished_stage(s, store) for s in full.stages if store.finished(s)]
     waiting = {s.name: "not finished" for s in full.by_key.values() if not store.finished(s)}
     manifests = [store.manifest(s) for s in full.by_key.values() if store.finished(s)]
     dataset, accepted_findings = _dataset(study, full, store, summary(store.find("data", data.key)))
@@ -124,18 +124,22 @@ def _scales(full: Plan, store: Store) -> Iterator[str]:
         )
 
 
-def _finished(stage: Stage, store: Store) -> Finished:
+def finished_stage(stage: Stage, store: Store) -> Finished:
+    """A finished stage as the analyses see it."""
     from analysis.tables import Finished
 
     folder = store.path(stage)
-    rows = folder / "rows.json"
+    rows, manifest = folder / "rows.json", store.manifest(stage)
     return Finished(
         kind=stage.kind,
         key=stage.key,
         labels=stage.labels,
         folder=folder,
         rows=json.loads(rows.read_text()) if rows.is_file() else (),
-        wall_seconds=store.manifest(stage)["wall_seconds"],
+        wall_seconds=manifest["wall_seconds"],
+        accelerator_seconds=manifest["accelerator_seconds"],
+        peak_memory=manifest.get("peak_memory"),
+        device=manifest["environment"].get("device", ""),
     )
 
 

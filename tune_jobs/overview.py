@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ssl_core.data.config import OWN_KEYS, DatasetConfig
+from tune_jobs.coherence import label_fraction
 from tune_jobs.protocol import departures
 from tune_jobs.schema import plain
 from tune_jobs.search.config import SearchConfig
@@ -40,6 +41,7 @@ def overview(study: Study) -> str:
         "reuse": _analysis(study.reuse, study.reuse_fractions),
         "ks": plain(study.ks),
         **({"search": _search(study.search, shared)} if study.search else {}),
+        "decision": {**plain(study.decision), "fraction": label_fraction(study.decision, study.downstream)},
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)
 

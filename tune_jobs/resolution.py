@@ -7,17 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from analysis.config import KsConfig, ProbeConfig, ReuseConfig
+from analysis.config import DecisionConfig, KsConfig, ProbeConfig, ReuseConfig
 from ssl_core.config import AugmentConfig, EncoderConfig, FinetuneConfig, Precision, PretrainConfig
 from ssl_core.data.config import DatasetConfig
 from ssl_core.errors import ConfigError, nearest
+from tune_jobs.coherence import (
+    check_comparable,
+    check_elastic,
+    check_fractions,
+    check_seeds,
+    check_whole,
+    label_fraction,
+)
 from tune_jobs.promotion.config import PromotionConfig
 from tune_jobs.protocol import PROTOCOLS, Protocol, base
 from tune_jobs.schema import build, merge, plain
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.space import Space
 from tune_jobs.study import PACKING, SCORE_SET, SET_BY_STUDY, SHARED, Downstream, Resources, Study, Tracking
-from tune_jobs.tracking_client import HIDDEN
 
 #: Characters of a study's or an arm's name: it is the name of a folder, or of a run in MLflow.
 LONGEST_NAME = 100
@@ -58,6 +65,7 @@ class _File:
     reuse: dict[str, Any] | None = field(default_factory=dict)
     ks: dict[str, Any] | None = field(default_factory=dict)
     search: dict[str, Any] | None = None
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
     resources: Resources = field(default_factory=Resources)
     tracking: Tracking = field(default_factory=Tracking)
     promotion: PromotionConfig = field(default_factory=PromotionConfig)
@@ -70,7 +78,7 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         raise ConfigError(f"study: name {file.study!r} may hold letters, digits, - and _ alone, {LONGEST_NAME} at most")
     if file.study in RESERVED:
         raise ConfigError(f"study: the folder {file.study} of the output is not a study's; choose another name")
-    _check_seeds(file.seeds)
+    check_seeds(file.seeds)
     shared = {
         "encoder": file.encoder,
         "augment": file.augment,
@@ -92,32 +100,33 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         raise ConfigError(f"baseline: no arm is called {baseline!r}{nearest(baseline, arms)}")
     downstream = _downstream(file.downstream, shared, "downstream")
     for name, own in apart.items():
-        _check_comparable(name, own, downstream)
+        check_comparable(name, own, downstream)
     score = {"metric": downstream.metric, "bootstrap": downstream.bootstrap}
     unset = ("fraction", "seed", "labels")
     probe_fractions, probe = _section(ProbeConfig, file.probe, "probe", (1.0,), score, unset=unset)
     small = tuple(f for f in downstream.fractions if f < 1) or downstream.fractions
     reuse_fractions, reuse = _section(ReuseConfig, file.reuse, "reuse", small, {}, unset=("seed",))
     _, ks = _section(KsConfig, file.ks, "ks", (), {"metric": downstream.metric}, unset=())
-    _check_fractions("probe.fractions", probe_fractions)
-    _check_fractions("reuse.fractions", reuse_fractions, known=downstream.fractions)
+    check_fractions("probe.fractions", probe_fractions)
+    check_fractions("reuse.fractions", reuse_fractions, known=downstream.fractions)
     if ks is not None and 1.0 not in downstream.fractions:
         raise ConfigError(
             f"ks compares with a model trained on all labels: add 1.0 to downstream.fractions "
             f"{list(downstream.fractions)}, or set `ks: null`"
         )
     search = _search(file, shared, zero_init, downstream)
-    _check_whole(
+    label_fraction(file.decision, downstream)
+    check_whole(
         "tracking.uri",
         file.tracking.uri,
         "leave it out and set MLFLOW_TRACKING_URI, or give the rest and MLFLOW_TRACKING_USERNAME and _PASSWORD",
     )
-    _check_whole(
+    check_whole(
         "search.storage",
         search.storage if search else None,
         "give the rest alone and the password by the database's own means, such as PGPASSFILE",
     )
-    _check_elastic(file.resources, {**arms, **({f"search {k}": v for k, v in search.bases.items()} if search else {})})
+    check_elastic(file.resources, {**arms, **({f"search {k}": v for k, v in search.bases.items()} if search else {})})
     return Study(
         study=file.study,
         question=file.question,
@@ -136,32 +145,11 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         reuse_fractions=reuse_fractions,
         ks=ks,
         search=search,
+        decision=file.decision,
         resources=file.resources,
         tracking=file.tracking,
         promotion=file.promotion,
     )
-
-
-def _check_whole(key: str, address: str | None, instead: str) -> None:
-    """ConfigError for an address of which a run left the password out of its study.yaml."""
-    if address and HIDDEN in address:
-        raise ConfigError(
-            f"{key}: {address} lacks its password, which no run writes to a file; give it whole by --set, or {instead}"
-        )
-
-
-def _check_elastic(resources: Resources, pretrained: Mapping[str, PretrainConfig | None]) -> None:
-    """ConfigError where a result would depend on which nodes are lost."""
-    if resources.least_workers is None:
-        return
-    for name, config in pretrained.items():
-        if config is None:
-            continue
-        if config.batch_norm == "worker" and resources.workers > 1:
-            raise ConfigError(
-                f"resources.least_workers {resources.least_workers}: arm {name} has batch_norm worker, so its result "
-                "would depend on which nodes are lost; set pretrain.batch_norm: sync, or least_workers: null"
-            )
 
 
 def _file(raw: Mapping[str, Any]) -> tuple[_File, bool]:
@@ -269,8 +257,8 @@ def _downstream(raw: Mapping[str, Any], shared: Mapping[str, Any], where: str) -
     downstream = build(Downstream, raw, where, shared=modes)
     if downstream.labels.salt:
         raise ConfigError(f"{where}.labels.salt: is set by the study itself (per_arm)")
-    _check_fractions(f"{where}.fractions", downstream.fractions)
-    _check_fractions(f"{where}.linear_fractions", downstream.linear_fractions)
+    check_fractions(f"{where}.fractions", downstream.fractions)
+    check_fractions(f"{where}.linear_fractions", downstream.linear_fractions)
     return downstream
 
 
@@ -282,13 +270,6 @@ def _repacked(dataset: DatasetConfig, own: Any, where: str) -> DatasetConfig:
                 f"{where}.{key}: arms are compared on the same images; only {', '.join(PACKING)} may be an arm's own"
             )
     return build(DatasetConfig, merge(plain(dataset), own) if isinstance(own, Mapping) else own, where)
-
-
-def _check_comparable(name: str, own: Downstream, study: Downstream) -> None:
-    """Arms of a study are compared at the same fractions in the same metric."""
-    for key in ("metric", "fractions", "linear_fractions"):
-        if getattr(own, key) != getattr(study, key):
-            raise ConfigError(f"arms.{name}.downstream.{key}: arms are compared in one {key}; set downstream.{key}")
 
 
 def _section(
@@ -312,20 +293,3 @@ def _section(
 @dataclass(frozen=True, kw_only=True)
 class _Fractions:
     fractions: tuple[float, ...]
-
-
-def _check_fractions(where: str, fractions: tuple[float, ...], known: tuple[float, ...] | None = None) -> None:
-    for fraction in fractions:
-        if not 0 < fraction <= 1:
-            raise ConfigError(f"{where}: {fraction} must lie in (0, 1]; 0.01 is one percent of the training labels")
-        if known is not None and fraction not in known:
-            raise ConfigError(f"{where}: {fraction} is not among downstream.fractions {list(known)}; add it there")
-    if len(set(fractions)) < len(fractions):
-        raise ConfigError(f"{where}: a fraction is named twice in {list(fractions)}")
-
-
-def _check_seeds(seeds: tuple[int, ...]) -> None:
-    if not seeds:
-        raise ConfigError("seeds: name at least one, e.g. `seeds: [0, 1, 2]`")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds: {list(seeds)} must be distinct and not negative")

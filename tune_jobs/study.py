@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from analysis.config import KsConfig, ProbeConfig, ReuseConfig
+from analysis.config import DecisionConfig, KsConfig, ProbeConfig, ReuseConfig
 from ssl_core.config import (
     EncoderConfig,
     FinetuneConfig,
@@ -116,6 +116,7 @@ class Study:
     reuse_fractions: tuple[float, ...]
     ks: KsConfig | None
     search: SearchConfig | None
+    decision: DecisionConfig
     resources: Resources
     tracking: Tracking
     promotion: PromotionConfig
@@ -174,6 +175,7 @@ def _plain_study(study: Study) -> dict[str, Any]:
         "reuse": study.reuse and {**without(study.reuse, "seed"), "fractions": list(study.reuse_fractions)},
         "ks": study.ks and plain(study.ks),
         "search": study.search and search(study.search),
+        "decision": plain(study.decision),
         "resources": plain(study.resources),
         "tracking": {**plain(study.tracking), "uri": study.tracking.uri and mask(study.tracking.uri)},
         "promotion": plain(study.promotion),

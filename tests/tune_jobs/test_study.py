@@ -9,7 +9,10 @@ from studies import miniature, raw
 
 from ssl_core.errors import ConfigError
 from tune_jobs.loading import PRESETS, load
+from tune_jobs.overview import overview
+from tune_jobs.plan import plan
 from tune_jobs.resolution import resolve
+from tune_jobs.tracking_writer import study_key
 
 
 def with_value(path: str, value: Any) -> dict[str, Any]:
@@ -78,6 +81,15 @@ def test_an_arms_section_keeps_what_it_does_not_mention() -> None:
         ("promotion.worst_class", -0.1, ["promotion.worst_class -0.1", "[0, 1]"]),
         ("promotion.model", "a/b", ["promotion.model", "'a/b'", "letters"]),
         ("promotion.bound", 1, ["promotion.bound", "known: ece, model, temperature, worst_class"]),
+        ("decision.fractions", [1.0], ["decision.fractions", "did you mean fraction?"]),
+        ("decision.mode", "scratch", ["decision.mode", "'full' or 'linear'", "'scratch'"]),
+        ("decision.fraction", 0.5, ["decision.fraction", "0.5", "downstream.fractions [0.06, 1.0]"]),
+        ("decision", {"mode": "linear", "fraction": 0.06}, ["decision.fraction", "downstream.linear_fractions [1.0]"]),
+        ("decision.fraction", 0, ["decision.fraction 0.0", "(0, 1]"]),
+        ("decision.objectives", ["peak_memory", "score"], ["decision.objectives", "peak_memory says nothing"]),
+        ("decision.objectives", ["score", "speed"], ["decision.objectives", "'speed'"]),
+        ("decision.objectives", ["score", "score"], ["decision.objectives", "twice"]),
+        ("decision.objectives", [], ["decision.objectives", "at least one"]),
     ],
 )
 def test_bad_values_are_named_with_the_remedy(path: str, value: Any, words: list[str]) -> None:
@@ -95,6 +107,17 @@ def test_the_resolved_study_reads_back_equal(tmp_path: Path) -> None:
     assert load(str(path)) == study
     full = miniature()
     assert resolve(yaml.safe_load(full.to_yaml())) == full
+
+
+def test_a_decision_is_written_with_the_study_and_changes_no_identity() -> None:
+    plain, study = miniature(), miniature(decision={"fraction": 0.06, "objectives": ["score"]})
+    assert resolve(yaml.safe_load(study.to_yaml())) == study
+    assert load("quickstart", ["decision.fraction=0.01"]).decision.fraction == 0.01
+    plans = [plan(s, "f" * 64) for s in (plain, study)]
+    assert set(plans[0].by_key) == set(plans[1].by_key)
+    assert study_key(plain, plans[0]) == study_key(study, plans[1])
+    assert "fraction: 0.06" in overview(study).split("decision:")[1]
+    assert "fraction: 1.0" in overview(plain).split("decision:")[1]  # the largest, where the study says none
 
 
 def test_overrides_reach_into_sections_and_make_new_ones() -> None:
