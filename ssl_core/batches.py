@@ -28,7 +28,7 @@ class Batches:
 
     def plain(self, rows: Rows) -> Tensor:
         """Images [B, C, H, W] without augmentation."""
-        return self._normalised(augment.prepare(self._load(rows)))
+        return plain(self.dataset.images[rows], self.mean, self.std, self.device)
 
     def views(self, rows: Rows, config: AugmentConfig, generator: torch.Generator, count: int) -> list[Tensor]:
         """`count` views [B / world, C, H, W] of this worker's part of the global batch `rows`.
@@ -39,14 +39,23 @@ class Batches:
         images = self._load(rows[part])
         channels, size = self.dataset.channels, self.dataset.size
         drawn = [augment.draw(config, len(rows), channels, size, generator) for _ in range(count)]
-        return [self._normalised(augment.apply(images, parameters[part])) for parameters in drawn]
+        return [_normalised(augment.apply(images, parameters[part]), self.mean, self.std) for parameters in drawn]
 
     def _load(self, rows: Rows) -> Tensor:
-        images = torch.from_numpy(self.dataset.images[rows])  # [B, H, W, C] uint8; copied out of the memory map
-        return devices.to_device(images, self.device).permute(0, 3, 1, 2)  # [B, C, H, W], channels last
+        return _placed(self.dataset.images[rows], self.device)  # copied out of the memory map
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return augment.normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
+def plain(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """Pixels [B, H, W, C] as an encoder's input [B, C, H, W] on the device: what is evaluated, and what is served."""
+    return _normalised(augment.prepare(_placed(pixels, device)), mean, std)
+
+
+def _placed(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    return devices.to_device(torch.from_numpy(pixels), device).permute(0, 3, 1, 2)  # [B, C, H, W], channels last
+
+
+def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return augment.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def statistics(dataset: Dataset, normalise: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_core import checkpoint
+from ssl_core.config import Precision
 from ssl_core.data.dataset import Task
 from ssl_core.encoder import Encoder, encoder_of, encoder_payload
 from ssl_core.errors import CheckpointError
@@ -69,18 +70,27 @@ def save_classifier(
     *,
     task: Task,
     class_names: tuple[str, ...],
+    precision: Precision = "auto",
 ) -> None:
-    """Write `model.pt`: an encoder file (`load_encoder` reads it) with a classifier, and what its outputs mean."""
+    """Write `model.pt`: an encoder file (`load_encoder` reads it) with a classifier, and what its outputs mean.
+
+    `precision` is the encoder's when it was evaluated: in another one its probabilities are other numbers.
+    """
     head = {name: tensor.detach().cpu() for name, tensor in model.head.state_dict().items()}
     payload = encoder_payload(model.encoder, mean, std)
-    checkpoint.save(path, payload | {"head": head, "task": task, "class_names": list(class_names)})
+    about = {"task": task, "class_names": list(class_names), "precision": precision}
+    checkpoint.save(path, payload | {"head": head} | about)
 
 
 def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """(model in eval mode on the CPU, {"mean", "std", "task", "class_names", "channels"}) of a `model.pt`."""
+    """(model in eval mode on the CPU, {"mean", "std", "task", "class_names", "channels", "precision"}) of a `model.pt`.
+
+    Files that do not say in which precision they were evaluated are taken for `auto`, which most studies leave it at.
+    """
     payload = checkpoint.load(path)
     if "head" not in payload:
         raise CheckpointError(f"{path} holds no classifier; give the model.pt of a fine-tuning")
     model = Classifier(encoder_of(payload, path), len(payload["head"]["bias"]), frozen=False, seed=0)
     model.head.load_state_dict(payload["head"])
-    return model.eval(), {key: payload[key] for key in ("mean", "std", "task", "class_names", "channels")}
+    facts = {key: payload[key] for key in ("mean", "std", "task", "class_names", "channels")}
+    return model.eval(), facts | {"precision": payload.get("precision", "auto")}

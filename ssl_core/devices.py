@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,15 @@ def multiplies_bf16(device: torch.device) -> bool:
             return False
 
 
+def settled(device: torch.device, precision: Precision) -> Literal["bf16", "float32"]:
+    """What `precision` means on the device: `auto` is bf16 where it is native."""
+    bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(device))
+    return "bf16" if bf16 else "float32"
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context of a forward pass. Weights, gradients and losses stay float32; `auto` is bf16 where it is native."""
-    enabled = precision == "bf16" or (precision == "auto" and multiplies_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """The context of a forward pass. Weights, gradients and losses stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settled(device, precision) == "bf16")
 
 
 def fuses(device: torch.device) -> bool:

@@ -88,7 +88,9 @@ def finetune(
     if not writes:
         return []
     np.savez(workdir / "predictions.npz", **arrays)
-    save_classifier(workdir / "model.pt", run.model, *stats, task=dataset.task, class_names=dataset.class_names)
+    about: dict[str, Any] = {"task": dataset.task, "class_names": dataset.class_names}
+    precision = devices.settled(run.device, config.precision)
+    save_classifier(workdir / "model.pt", run.model, *stats, **about, precision=precision)
 
     scores = metrics.rows(
         arrays["test_labels"],

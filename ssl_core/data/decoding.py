@@ -11,41 +11,31 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_core.data.form import GREY, Form, Intensity, Unreadable, coloured, limits, shaped, to_bytes
 from ssl_core.errors import DataError
+
+__all__ = ["MISSING", "SUFFIXES", "Decoded", "Form", "Look", "Unreadable", "decode", "is_dicom", "look"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Intensity = Literal["image", "full"] | tuple[float, float]
-
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+
+#: Formats that bytes may have, which anybody may have sent: Pillow knows others, and one of them runs a program.
+_SENT = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 
 MISSING = "is missing"  # why a file that is not there is unreadable
 
-_GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SIGN = 256, 257, 258, 274, 339  # tags of TIFF, one of EXIF too
 _SIGNED, _FLOAT = 2, 3  # values of _SIGN
-
-
-class Unreadable(DataError):
-    """One image that cannot be packed; the message says why in a few words, without the image's name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """What pixels are brought to."""
-
-    size: int | None  # side in pixels, squashed to a square; None: as stored
-    crop: int | None  # side of the middle that is kept afterwards
-    channels: Literal[1, 3]
-    intensity: Intensity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,40 +57,38 @@ class Decoded:
     bits: int  # a channel
 
 
-def look(path: Path) -> Look:
-    """The file's size and kind, from its header. Unreadable where it has none."""
-    from PIL import Image
-
-    with _reasons(path):
-        if is_dicom(path):
+def look(source: Path | bytes) -> Look:
+    """The size and kind of a file, or of a file's bytes, from its header. Unreadable where it has none."""
+    with _reasons(source):
+        if is_dicom(source):
             from ssl_core.data import dicom
 
-            return Look(**dicom.look(path))
-        with Image.open(path) as image:
+            return Look(**dicom.look(_file(source)))
+        with _opened(source) as image:
             width, height = _stored_size(image)
             # of PNG, only EXIF that precedes the pixels: Pillow would decode them all to find what comes after
             known = image.format != "PNG" or "exif" in image.info
             if known and image.getexif().get(_ORIENTATION) in _TURNED:
                 width, height = height, width
-            return Look(width=width, height=height, grey=image.mode in _GREY)
+            return Look(width=width, height=height, grey=image.mode in GREY)
 
 
-def decode(path: Path, form: Form) -> Decoded:
-    """The file's pixels in the form asked for.
+def decode(source: Path | bytes, form: Form) -> Decoded:
+    """The pixels of a file, or of a file's bytes, in the form asked for.
 
     Raises Unreadable for what is wrong with this file; DataError where DICOM is met without pydicom, or where the
     file system fails (a file that is there but may not be read), which is no property of the image.
     """
     from PIL import Image, ImageOps
 
-    with _reasons(path):
-        if is_dicom(path):
+    with _reasons(source):
+        if is_dicom(source):
             from ssl_core.data import dicom
 
-            values, bits = dicom.read(path, form.intensity)
+            values, bits = dicom.read(_file(source), form.intensity)
             image = Image.fromarray(values)
         else:
-            with Image.open(path) as opened:
+            with _opened(source) as opened:
                 frames = getattr(opened, "n_frames", 1)
                 if frames > 1 and opened.format != "MPO":  # a camera's JPEG with its own previews behind it
                     raise Unreadable(f"holds {frames} frames")
@@ -115,62 +103,31 @@ def decode(path: Path, form: Form) -> Decoded:
                 image = Image.fromarray(_scaled(image, form.intensity, limits))
         stored = image.size
         return Decoded(
-            pixels=shaped(_coloured(image, form.channels), form), width=stored[0], height=stored[1], bits=bits
+            pixels=shaped(coloured(image, form.channels), form), width=stored[0], height=stored[1], bits=bits
         )
 
 
-def shaped(image: Image, form: Form) -> NDArray[np.uint8]:
-    """Pixels (H, W, C) of a grey or RGB image: resized (bilinear, antialiased where it shrinks), then cropped."""
-    from PIL.Image import Resampling
-
-    if form.size is not None and image.size != (form.size, form.size):
-        image = image.resize((form.size, form.size), Resampling.BILINEAR)
-    if form.crop is not None:
-        left, top = (image.width - form.crop) // 2, (image.height - form.crop) // 2
-        if left < 0 or top < 0:
-            raise Unreadable(f"{image.width} x {image.height} pixels are less than the crop of {form.crop}")
-        image = image.crop((left, top, left + form.crop, top + form.crop))
-    return _array(image)
-
-
-def from_array(pixels: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
-    """`pixels` (H, W, C), C of 1 or 3, in the form asked for."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return shaped(_coloured(image, form.channels), form)
-
-
-def to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """`values` with `low` black and `high` white, clipped. Where both are the same, what lies above is white."""
-    if high <= low:
-        return np.where(values > low, np.uint8(255), np.uint8(0))
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-
-
-def limits(values: NDArray[Any], intensity: Intensity, full: tuple[float, float]) -> tuple[float, float]:
-    """The values that become black and white: of this image, of its format (`full`), or as given."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise Unreadable("holds NaN or infinite values")
-    if intensity == "image":
-        return float(values.min()), float(values.max())
-    return full if intensity == "full" else intensity
-
-
-def is_dicom(path: Path) -> bool:
+def is_dicom(source: Path | bytes) -> bool:
     """By name, or by what stands at byte 128."""
-    if path.suffix.lower() == ".dcm":
+    if isinstance(source, bytes):
+        return source[128:132] == b"DICM"
+    if source.suffix.lower() == ".dcm":
         return True
-    if path.suffix.lower() in SUFFIXES:
+    if source.suffix.lower() in SUFFIXES:
         return False
-    with path.open("rb") as file:
+    with source.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def _array(image: Image) -> NDArray[np.uint8]:
-    array = np.asarray(image, dtype=np.uint8)
-    return array.reshape(*array.shape[:2], -1)
+def _file(source: Path | bytes) -> Path | BytesIO:
+    return BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _opened(source: Path | bytes) -> Image:
+    """The image with its header read."""
+    from PIL import Image
+
+    return Image.open(_file(source), formats=_SENT if isinstance(source, bytes) else None)
 
 
 def _scaled(image: Image, intensity: Intensity, full: tuple[float, float]) -> NDArray[np.uint8]:
@@ -178,19 +135,6 @@ def _scaled(image: Image, intensity: Intensity, full: tuple[float, float]) -> ND
     if full[1] > 0x7FFFFFFF:
         values = values.view(np.uint32)  # Pillow has no unsigned mode
     return to_bytes(values, *limits(values, intensity, full))
-
-
-def _coloured(image: Image, channels: Literal[1, 3]) -> Image:
-    """The image as L or RGB, on black where it is transparent."""
-    from PIL import Image as pillow
-
-    mode = "L" if channels == 1 else "RGB"
-    if image.has_transparency_data:
-        flat = image.convert("RGBA")
-        image = pillow.alpha_composite(pillow.new("RGBA", flat.size, (0, 0, 0, 255)), flat)
-    elif image.mode not in (*_GREY, "RGB"):
-        image = image.convert("RGB")  # palette, CMYK, YCbCr, LAB
-    return image if image.mode == mode else image.convert(mode)
 
 
 def _stored_size(image: Image) -> tuple[int, int]:
@@ -221,7 +165,7 @@ def _limits(image: Image, bits: int) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _reasons(path: Path) -> Iterator[None]:
+def _reasons(source: Path | bytes) -> Iterator[None]:
     """Whatever a decoder raises on a bad file, as Unreadable with few words."""
     from PIL import Image, UnidentifiedImageError
 
@@ -230,15 +174,15 @@ def _reasons(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
+        empty = not source if isinstance(source, bytes) else source.stat().st_size == 0
         raise Unreadable("is empty" if empty else "is no image of a known format, or its header is damaged") from None
     except Image.DecompressionBombError as error:
         raise Unreadable(f"has too many pixels ({error})") from error
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and isinstance(source, Path):
             raise Unreadable(MISSING) from None
-        if error.errno is not None:
-            raise DataError(f"{path} cannot be read ({error.strerror}); check its rights and its disk") from error
+        if error.errno is not None and isinstance(source, Path):
+            raise DataError(f"{source} cannot be read ({error.strerror}); check its rights and its disk") from error
         raise Unreadable(_words(error)) from error
     except Exception as error:  # decoders meet damaged files with whatever their code runs into
         raise Unreadable(_words(error)) from error

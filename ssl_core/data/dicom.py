@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import importlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.data.decoding import Intensity, Unreadable, limits, to_bytes
+from ssl_core.data.form import Intensity, Unreadable, limits, to_bytes
 from ssl_core.errors import DataError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
-def look(path: Path) -> dict[str, Any]:
+def look(file: Path | BytesIO) -> dict[str, Any]:
     """Width, height and whether it is grey, from the header."""
-    header = _pydicom(path).dcmread(path, stop_before_pixels=True, force=False)
+    header = _pydicom(file).dcmread(file, stop_before_pixels=True, force=False)
     return {"width": int(header.Columns), "height": int(header.Rows), "grey": header.PhotometricInterpretation in _GREY}
 
 
-def read(path: Path, intensity: Intensity) -> tuple[NDArray[np.uint8], int]:
+def read(source: Path | BytesIO, intensity: Intensity) -> tuple[NDArray[np.uint8], int]:
     """Pixels (H, W) or (H, W, 3) as a viewer shows them first, and the bits stored a channel.
 
     Grey: stored values become modality units (rescale slope and intercept, or the modality LUT), then the file's first
     VOI LUT or window decides what is black and white; without one `intensity` does, in modality units. MONOCHROME1 is
     inverted last. Colour: YBR and palette become RGB. Steps and their order: DICOM PS3.3 C.11.1, C.11.2 and PS3.4 N.2.
     """
-    pydicom = _pydicom(path)
-    file = pydicom.dcmread(path)
+    file = _pydicom(source).dcmread(source)
     if "PixelData" not in file and "FloatPixelData" not in file and "DoubleFloatPixelData" not in file:
         raise Unreadable("holds no pixels")
     frames = int(file.get("NumberOfFrames") or 1)
@@ -81,8 +81,9 @@ def _first(value: Any) -> float | None:
     return float(value[0]) if hasattr(value, "__getitem__") and not isinstance(value, str) else float(value)
 
 
-def _pydicom(path: Path) -> Any:
+def _pydicom(source: Path | BytesIO) -> Any:
     try:
         return importlib.import_module("pydicom")
     except ImportError:
-        raise DataError(f"image {path} is DICOM, which needs the package pydicom: install intermoco[dicom]") from None
+        image = f"image {source}" if isinstance(source, Path) else "an image"
+        raise DataError(f"{image} is DICOM, which needs the package pydicom: install intermoco[dicom]") from None

@@ -7,6 +7,7 @@ file a finished shard (see `sharding`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -242,6 +243,7 @@ def _assembled(
             "source": config.source,
             "notes": list(decided.notes),
             "unreadable": int((~kept).sum()),
+            "form": dataclasses.asdict(decided.form(config)),
             "packing": packing,
         },
     )

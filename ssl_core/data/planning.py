@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.data.config import DatasetConfig
-from ssl_core.data.decoding import Form, Unreadable, look
+from ssl_core.data.decoding import look
+from ssl_core.data.form import Form, Unreadable
 from ssl_core.data.listing import Listing
 from ssl_core.data.sharding import SHARD_BYTES
 from ssl_core.errors import DataError

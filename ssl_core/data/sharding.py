@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_core.data.decoding import Decoded, Form, Unreadable, decode, from_array
+from ssl_core.data.decoding import Decoded, decode
+from ssl_core.data.form import Form, Unreadable, from_array
 from ssl_core.data.likeness import describe
 from ssl_core.errors import DataError
 
