@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def reliability(labels: NDArray[Any], probabilities: NDArray[Any], task: Task, *
     return found
 
 
-def draw(splits: dict[str, list[Bin]], path: Path) -> None:
+def draw(splits: Mapping[str, Sequence[Bin]], path: Path) -> None:
     """Write the diagram of each named split's bins to an .svg or .png file."""
     import matplotlib
     from matplotlib.figure import Figure

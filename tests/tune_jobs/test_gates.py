@@ -127,11 +127,11 @@ def test_swapped_weights_have_another_digest() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (Reloaded(100, 2e-6, 0, "cpu", "cpu"), "2e-06 on 100 validation images (1e-06 is allowed)"),
-        (Reloaded(100, math.nan, 0, "cpu", "cpu"), "not those that were evaluated"),
-        (Reloaded(0, 0.0, 0, "cpu", "cpu"), "0 validation images"),
-        (Reloaded(100, 0.0, 0, "cpu", "cpu", sources=(3, 0.2)), "0.2 on 3 original files"),
-        (Reloaded(0, math.nan, 0, "cpu", "cpu", error="No module named 'x'"), "No module named 'x'"),
+        (Reloaded(100, 2e-6, "cpu", "cpu"), "2e-06 on 100 validation images (1e-06 is allowed)"),
+        (Reloaded(100, math.nan, "cpu", "cpu"), "not those that were evaluated"),
+        (Reloaded(0, 0.0, "cpu", "cpu"), "0 validation images"),
+        (Reloaded(100, 0.0, "cpu", "cpu", sources=(3, 0.2)), "0.2 on 3 original files"),
+        (Reloaded(0, math.nan, "cpu", "cpu", error="No module named 'x'"), "No module named 'x'"),
     ],
 )
 def test_a_model_that_says_other_things_when_reloaded_does_not_pass(found: Reloaded, words: str) -> None:
@@ -142,7 +142,7 @@ def test_a_model_that_says_other_things_when_reloaded_does_not_pass(found: Reloa
 
 
 def test_a_model_that_says_the_same_passes() -> None:
-    assert reloads(Reloaded(100, 1e-6, 0, "cpu", "cpu", sources=(3, 1e-9))).passed
-    other = reloads(Reloaded(100, 1e-3, 0, "NVIDIA H100", "cpu", tolerance=1e-2))
+    assert reloads(Reloaded(100, 1e-6, "cpu", "cpu", sources=(3, 1e-9))).passed
+    other = reloads(Reloaded(100, 1e-3, "NVIDIA H100", "cpu", tolerance=1e-2))
     assert other.passed
     assert "evaluated on NVIDIA H100, reloaded on cpu" in other.sentence

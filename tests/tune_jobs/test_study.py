@@ -80,7 +80,7 @@ def test_an_arms_section_keeps_what_it_does_not_mention() -> None:
         ("promotion.ece", 1.5, ["promotion.ece 1.5", "[0, 1]"]),
         ("promotion.worst_class", -0.1, ["promotion.worst_class -0.1", "[0, 1]"]),
         ("promotion.model", "a/b", ["promotion.model", "'a/b'", "letters"]),
-        ("promotion.bound", 1, ["promotion.bound", "known: ece, model, temperature, worst_class"]),
+        ("promotion.bound", 1, ["promotion.bound", "known: ece, export_within, model, temperature, worst_class"]),
         ("decision.fractions", [1.0], ["decision.fractions", "did you mean fraction?"]),
         ("decision.mode", "scratch", ["decision.mode", "'full' or 'linear'", "'scratch'"]),
         ("decision.fraction", 0.5, ["decision.fraction", "0.5", "downstream.fractions [0.06, 1.0]"]),

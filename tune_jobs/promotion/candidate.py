@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ssl_core.config import Metric
 from ssl_core.errors import DataError, InputError, StageError, nearest
-from tune_jobs.plan import Plan
 from tune_jobs.promotion.gates import Standing
 from tune_jobs.search.promotion import Promoted
 from tune_jobs.stage import Stage
@@ -48,58 +47,35 @@ class Candidate:
 
 
 def choose(found: Promoted, store: Store, *, arm: str | None, seed: int | None) -> Candidate:
-    """The stage of the arm and seed asked for, at the largest label fraction; what is left open is recommended.
+    """What `intermoco best` recommends, or of the arm and seed asked for what it compares.
 
-    Raises InputError where there is no such arm or seed, StageError where its stage is not finished.
+    Raises InputError where there is no such arm or seed, or nothing of it is finished.
     """
-    study, full = found.study, found.plan
+    from tune_jobs.best import decide
+
+    study = found.study
     if arm is not None and arm not in study.arms:
         raise InputError(f"--arm {arm}: study {study.study} has no such arm{nearest(arm, study.arms)}")
     if seed is not None and seed not in study.seeds:
         raise InputError(f"--seed {seed}: study {study.study} has the seeds {', '.join(map(str, study.seeds))}")
-    stages = _shippable(full)
-    finished = [s for s in stages if store.finished(s)]
-    fitting = [s for s in finished if arm in (None, s.labels["arm"]) and seed in (None, s.labels["seed"])]
-    if not fitting:
-        asked = " ".join([*([f"arm {arm}"] if arm else []), *([f"seed {seed}"] if seed is not None else [])])
-        raise StageError(
-            f"no fine-tuning {f'of {asked} ' if asked else ''}is finished in {store.root}; run the study first, with "
-            "the same --output and --set"
-        )
-    scores = {s.key: validation_score(store.path(s), s.config["metric"]) for s in finished}
-    if arm is None:
-        arm = _best_arm(fitting, scores)
-        why = f"arm {arm} has the highest mean score on validation"
-    else:
-        why = f"arm {arm} was asked for"
-    of_arm = [s for s in fitting if s.labels["arm"] == arm]
-    stage = max(of_arm, key=lambda s: scores[s.key])  # the first among equals
-    why += f"; seed {stage.labels['seed']} " + ("was asked for" if seed is not None else "is its best on validation")
-    siblings = {s.labels["seed"]: s for s in finished if s.labels["arm"] == arm and _setting(s) == _setting(stage)}
-    return Candidate(stage, data_of(full, stage), siblings, why)
-
-
-def _shippable(full: Plan) -> list[Stage]:
-    """Fine-tunings of all weights on the largest fraction of the labels."""
-    tuned = [s for s in full.of_kind("finetune") if s.labels["mode"] != "linear"]
-    largest = max(s.labels["label_fraction"] for s in tuned)
-    return [s for s in tuned if s.labels["label_fraction"] == largest]
-
-
-def _best_arm(stages: Sequence[Stage], scores: Mapping[str, float]) -> str:
-    by_arm: dict[str, list[float]] = {}
-    for stage in stages:
-        by_arm.setdefault(str(stage.labels["arm"]), []).append(scores[stage.key])
-    return max(by_arm, key=lambda arm: sum(by_arm[arm]) / len(by_arm[arm]))
-
-
-def _setting(stage: Stage) -> tuple[Any, ...]:
-    return stage.labels["mode"], stage.labels["label_fraction"]
-
-
-def data_of(full: Plan, stage: Stage) -> Stage:
-    """The stage that packed a fine-tuning's images."""
-    return full.by_key[stage.inputs["data"]]
+    decision = decide(found, store)
+    model = decision.chosen if arm is None else decision.models.get(arm)
+    if model is None:
+        raise InputError(f"--arm {arm}: none of its models is finished in {store.root}; run the study on")
+    why = f"intermoco best recommends {model.arm}" if arm is None else f"arm {model.arm} was asked for"
+    siblings = {
+        int(s.labels["seed"]): s
+        for s in found.plan.of_kind("finetune")
+        if (s.labels["arm"], s.labels["mode"]) == (model.arm, model.mode)
+        and s.labels["label_fraction"] == decision.label_fraction
+        and store.finished(s)
+    }
+    chosen = model.seed if seed is None else seed
+    if chosen not in siblings:
+        raise InputError(f"--seed {seed}: its model of {model.arm} is not finished in {store.root}; run the study on")
+    why += f"; seed {chosen} " + ("is its best on validation" if seed is None else "was asked for")
+    stage = siblings[chosen]
+    return Candidate(stage, found.plan.by_key[stage.inputs["data"]], siblings, why)
 
 
 def validation_score(folder: Path, metric: Metric) -> float:
@@ -117,19 +93,11 @@ def standing(candidate: Candidate, store: Store) -> Standing:
     return _standing(candidate.name, candidate.metric, candidate.data.config["fingerprint"], folders)
 
 
-def told(candidate: Candidate) -> dict[str, str]:
-    """The tags by which a later promotion finds how this candidate stands (`champions_standing`)."""
-    keys = {str(seed): stage.key for seed, stage in sorted(candidate.siblings.items())}
-    return {
-        "intermoco.candidate": candidate.name,
-        "intermoco.metric": candidate.metric,
-        "intermoco.fingerprint": candidate.data.config["fingerprint"],
-        "intermoco.seeds": json.dumps(keys),
-    }
-
-
 def champions_standing(tags: Mapping[str, str], store: Store) -> Standing | str:
-    """How the champion's arm does, from the stages that its version's tags name; or why that cannot be known."""
+    """How the champion's arm does, from the stages that its version's tags name (`lineage.tags`).
+
+    Where that cannot be known: why, in words.
+    """
     try:
         name, metric, fingerprint, seeds = (
             tags[f"intermoco.{key}"] for key in ("candidate", "metric", "fingerprint", "seeds")

@@ -20,9 +20,12 @@ class PromotionConfig:
     worst_class: float = 0.5  # at least: lowest recall of a class; multi-label: lowest AUROC of a label
     model: str | None = None  # the registered model's name; the study's where not given
     temperature: bool = False  # scale the logits by one number, fitted on validation, before they become probabilities
+    # an exported file's probabilities at most so far from the evaluated ones. Files compute in float32: of a model that
+    # was evaluated in bf16 they are further off than this, some 0.02
+    export_within: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("ece", "worst_class"):
+        for name in ("ece", "worst_class", "export_within"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"promotion.{name} {value} must lie in [0, 1]")

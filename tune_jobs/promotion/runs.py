@@ -13,6 +13,7 @@ from tune_jobs.promotion.registry import OWNER
 from tune_jobs.tracking_runs import COMPLETE, PARENT, now
 
 KIND = {"intermoco.kind": "promotion"}
+NOTE = "mlflow.note.content"
 MODEL = "model"  # folder of the run's artifacts that a version's source is
 
 
@@ -22,10 +23,10 @@ class PromotionRuns:
     def __init__(self, client: Any, experiment: str, owner: str) -> None:
         self.client, self.experiment, self.owner = client, experiment, owner
 
-    def begin(self, name: str, tags: Mapping[str, str], parent: str | None, folder: Path) -> tuple[str, str]:
-        """Write a run with the files below `folder`: its id, and the address of its model."""
+    def begin(self, name: str, tags: Mapping[str, str], parent: str | None, note: str, folder: Path) -> tuple[str, str]:
+        """Write a run with a note in Markdown and the files below `folder`: its id, and the address of its model."""
         above = {} if parent is None else {PARENT: parent}
-        told = {**tags, **KIND, **above, OWNER: self.owner, "mlflow.source.name": "intermoco"}
+        told = {**tags, **KIND, **above, OWNER: self.owner, "mlflow.source.name": "intermoco", NOTE: note}
         run = self.client.create_run(self.experiment, start_time=now(), tags=told, run_name=name)
         self.client.log_artifacts(run.info.run_id, str(folder))
         return str(run.info.run_id), f"{run.info.artifact_uri}/{MODEL}"
