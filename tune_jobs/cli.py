@@ -15,12 +15,14 @@ import typer
 
 from ssl_core.errors import DataError, InputError, IntermocoError
 from tune_jobs.failures import Kind, explained, kind
+from tune_jobs.opening import opened as _opened
+from tune_jobs.options import RUNS, JsonOption, OutputOption, SetOption, StudyArgument
+from tune_jobs.promotion.command import promote
 
 if TYPE_CHECKING:
     from tune_jobs.ablate import Result
     from tune_jobs.inspection import Inspection
     from tune_jobs.plan import Plan
-    from tune_jobs.search.promotion import Promoted
     from tune_jobs.search.search import Searched
     from tune_jobs.store import Store
     from tune_jobs.study import Study
@@ -34,20 +36,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a packaged study.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study, e.g. --set seeds=[0,1,2]."),
-]
-OutputOption = Annotated[Path, typer.Option("--output", metavar="ROOT", help="Folder of stages, tables, reports.")]
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to join; else a local Ray."),
 ]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="End the output with one line of JSON.")]
-
-RUNS = Path("runs")
 
 
 @app.command()
@@ -168,6 +161,9 @@ def data(
     enforce(resolved, seen.audit)
 
 
+app.command()(promote)
+
+
 @app.command()
 def sync(
     study: StudyArgument,
@@ -255,24 +251,6 @@ def _command(verb: str | None = None) -> str:
 
     words = [w for w in sys.argv[1:] if w not in ("--json", "--dry-run")]
     return shlex.join(["intermoco", *map(mask, [verb, *words[1:]] if verb else words)])
-
-
-def _opened(study: str, overrides: list[str] | None, output: Path) -> tuple[Promoted, Store]:
-    """A study that was run before, with its plan, and its store; InputError where nothing of it is finished."""
-    from tune_jobs.loading import load
-    from tune_jobs.prepare import planned
-    from tune_jobs.search.promotion import promoted
-    from tune_jobs.store import Store
-
-    resolved, store = load(study, overrides or ()), Store(output)
-    full = planned(resolved, store, remember=False)
-    if not store.finished(next(full.of_kind("data"))):
-        verb = "search" if resolved.search else "ablate"
-        raise InputError(
-            f"nothing of this study is finished in {store.root}: run `intermoco {verb}` first, with the same "
-            "--output and --set"
-        )
-    return promoted(resolved, full, store), store
 
 
 def _counts(full: Plan, store: Store) -> dict[str, int]:

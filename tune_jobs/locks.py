@@ -1,11 +1,12 @@
-"""One run a study at a time. The system frees a lock when its process ends, however it ends."""
+"""One run a study at a time, one promotion a root. The system frees a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from ssl_core.errors import InputError
@@ -46,6 +47,30 @@ def require_no_links(study: str, store: Store) -> None:
     for path in (folder, *folder.rglob("*"), stages, *half_made):
         if path.is_symlink():
             raise InputError(f"{path} is a link, and what a study writes stays below its output folder; remove it")
+
+
+@contextlib.contextmanager
+def promoting(store: Store, waits: Callable[[str], None]) -> Iterator[str]:
+    """Hold the root's promotions, once no other process does; the root's own name, by which MLflow knows its versions.
+
+    `waits` is told the number of the process that is waited for, where one is.
+    """
+    folder = store.stages / ".promotion"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as own:
+        if not _try(own, fcntl.LOCK_EX):
+            own.seek(0)
+            waits(own.read().strip() or "unknown")
+            fcntl.flock(own.fileno(), fcntl.LOCK_EX)
+        own.truncate(0)
+        own.write(str(os.getpid()))
+        own.flush()
+        name = folder / "owner"  # made once, while the lock is held; it moves with the root
+        if not name.is_file():
+            fresh = name.with_suffix(".new")
+            fresh.write_text(uuid.uuid4().hex[:12])
+            fresh.replace(name)
+        yield name.read_text()
 
 
 def _try(file: IO[str], kind: int) -> bool:

@@ -19,6 +19,7 @@ from tune_jobs.coherence import (
     check_whole,
     label_fraction,
 )
+from tune_jobs.promotion.config import PromotionConfig
 from tune_jobs.protocol import PROTOCOLS, Protocol, base
 from tune_jobs.schema import build, merge, plain
 from tune_jobs.search.config import SearchConfig
@@ -67,6 +68,7 @@ class _File:
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     resources: Resources = field(default_factory=Resources)
     tracking: Tracking = field(default_factory=Tracking)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
 
 
 def resolve(raw: Mapping[str, Any]) -> Study:
@@ -146,6 +148,7 @@ def resolve(raw: Mapping[str, Any]) -> Study:
         decision=file.decision,
         resources=file.resources,
         tracking=file.tracking,
+        promotion=file.promotion,
     )
 
 

@@ -18,6 +18,7 @@ from ssl_core.config import (
 )
 from ssl_core.data.config import DatasetConfig
 from ssl_core.errors import ConfigError
+from tune_jobs.promotion.config import PromotionConfig
 from tune_jobs.protocol import Protocol
 from tune_jobs.schema import plain
 from tune_jobs.search.config import SearchConfig
@@ -122,6 +123,7 @@ class Study:
     decision: DecisionConfig
     resources: Resources
     tracking: Tracking
+    promotion: PromotionConfig
 
     def downstream_of(self, arm: str) -> Downstream:
         return self.tuned_apart.get(arm, self.downstream)
@@ -180,4 +182,5 @@ def _plain_study(study: Study) -> dict[str, Any]:
         "decision": plain(study.decision),
         "resources": plain(study.resources),
         "tracking": {**plain(study.tracking), "uri": study.tracking.uri and mask(study.tracking.uri)},
+        "promotion": plain(study.promotion),
     }

@@ -37,11 +37,11 @@ DIGEST = 36
 def study_key(study: Study, plan: Plan) -> str:
     """Identity of a study's run: everything the study asks, and the stages that answer it.
 
-    Resources and tracking are left out, and what is decided from the answers, and the search: its winners are arms. So
-    is where the dataset lies: the keys of its stages hold its content.
+    Resources and tracking are left out, and what is made of the answers, and the search: its winners are arms. So is
+    where the dataset lies: the keys of its stages hold its content.
     """
     asked = yaml.safe_load(study.to_yaml())
-    for section in ("resources", "tracking", "dataset", "search", "decision"):
+    for section in ("resources", "tracking", "dataset", "search", "decision", "promotion"):
         del asked[section]
     return hashlib.sha256(canonical({"study": asked, "stages": sorted(plan.by_key)}).encode()).hexdigest()[:16]
 

@@ -77,6 +77,10 @@ def test_an_arms_section_keeps_what_it_does_not_mention() -> None:
         ("study", "../elsewhere", ["study", "letters"]),
         ("resources.workers", 0, ["resources.workers", "at least 1"]),
         ("tracking.url", "x", ["tracking.url", "did you mean uri?"]),
+        ("promotion.ece", 1.5, ["promotion.ece 1.5", "[0, 1]"]),
+        ("promotion.worst_class", -0.1, ["promotion.worst_class -0.1", "[0, 1]"]),
+        ("promotion.model", "a/b", ["promotion.model", "'a/b'", "letters"]),
+        ("promotion.bound", 1, ["promotion.bound", "known: ece, export_within, model, temperature, worst_class"]),
         ("decision.fractions", [1.0], ["decision.fractions", "did you mean fraction?"]),
         ("decision.mode", "scratch", ["decision.mode", "'full' or 'linear'", "'scratch'"]),
         ("decision.fraction", 0.5, ["decision.fraction", "0.5", "downstream.fractions [0.06, 1.0]"]),
@@ -97,7 +101,7 @@ def test_bad_values_are_named_with_the_remedy(path: str, value: Any, words: list
 
 
 def test_the_resolved_study_reads_back_equal(tmp_path: Path) -> None:
-    study = miniature(probe=None, tracking={"experiment": "other"})
+    study = miniature(probe=None, tracking={"experiment": "other"}, promotion={"model": "chest", "ece": 0.05})
     path = tmp_path / "study.yaml"
     path.write_text(study.to_yaml())
     assert load(str(path)) == study

@@ -270,6 +270,7 @@ def test_other_data_or_settings_are_another_study_run_but_another_place_is_not()
     assert study_key(*tiny(resources={"cpus": 2}, tracking={"experiment": "elsewhere"})) == key
     search = {"space": {"learning_rate": [0.01, 0.1]}, "objectives": ["score"], "score": {"fraction": 1.0}}
     assert study_key(*tiny(search=search)) == key
+    assert study_key(*tiny(promotion={"ece": 0.2})) == key
     here, there = ({"source": "npz", "path": path, "name": "x"} for path in ("/here/x.npz", "/there/x.npz"))
     assert study_key(*tiny(dataset=here)) == study_key(*tiny(dataset=there)) != key
     assert study_key(study, plan(study, "e" * 64)) != key
