@@ -14,6 +14,7 @@ from analysis import beside, claims_page, description, packed, search_page, sear
 from analysis.facts import Facts
 from analysis.names import arm_name, metric_name
 from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
+from analysis.pairing import paired_by
 from analysis.pictures import embed, pictures, search_pictures
 from analysis.search import SearchFindings
 from analysis.study_claims import study_claims
@@ -56,7 +57,7 @@ def build(
     finished = _in_order(facts, finished)
     dataset = _dataset_name(facts, finished)
     tables = tidy(dataset, finished)
-    tables["verdicts"] = judge(tables, facts.compared_with)
+    tables["verdicts"] = paired_by(judge(tables, facts.compared_with), finished)
     summary = sentences(
         tables,
         dataset=dataset,
