@@ -136,7 +136,8 @@ def caveats(
         found.append(
             (
                 "Each arm saw labels of its own.",
-                "Part of a difference between arms at a small label fraction is the luck of the draw.",
+                "Part of a difference between arms at a small label fraction is the luck of the draw. Verdicts there "
+                "pair by seed, which stays a fair test, and not by label subset: the column paired_by says where.",
             )
         )
     if dataset.get("channels") == 1:

@@ -15,6 +15,7 @@ from analysis.facts import Facts
 from analysis.inline import embed
 from analysis.names import arm_name, metric_name
 from analysis.page import arm_cost_rows, cost_rows, page_table, paper_section, verdict_rows
+from analysis.pairing import paired_by
 from analysis.pictures import effects_picture, pictures, search_pictures
 from analysis.search import SearchFindings
 from analysis.study_claims import study_claims
@@ -57,7 +58,7 @@ def build(
     finished = _in_order(facts, finished)
     dataset = _dataset_name(facts, finished)
     tables = tidy(dataset, finished)
-    tables["verdicts"] = judge(tables, facts.compared_with)
+    tables["verdicts"] = paired_by(judge(tables, facts.compared_with), finished)
     summary = sentences(
         tables,
         dataset=dataset,
