@@ -70,7 +70,7 @@ def _reason(decision: Decision, name: Name) -> str:
     ranking = decision.ranking
     chosen, best, of = ranking.of(ranking.chosen), ranking.of(ranking.best), len(ranking.ranked)
     if of == 1:
-        return "It is the only configuration with finished models enough to be ranked."
+        return "It is the only configuration that can be ranked so far."
     if chosen is not best:
         assert ranking.cost
         dear, cheap = best.means[ranking.cost], chosen.means[ranking.cost]

@@ -112,8 +112,13 @@ def by_workers(stage: Stage, demand: Demand) -> bool:
 def _do(stage: Stage, store: Store, work: Path, demand: Demand, report: Report, device: str) -> dict[str, Any]:
     """Leave the stage's files in `work`; returns what its manifest should say besides."""
     if not by_workers(stage, demand):
+        import torch
+
+        from ssl_core.devices import PeakMemory
+
+        memory = PeakMemory(torch.device(device))
         leave(stage, store, work, report, device)
-        return {}
+        return {"peak_memory": memory.read()}
     if stage.kind == "pretrain":
         from tune_jobs.train import train
 

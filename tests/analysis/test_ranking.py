@@ -152,6 +152,8 @@ def test_one_seed_has_no_standard_error_so_the_best_is_chosen() -> None:
     assert math.isnan(found.of("best").error)
     assert not found.of("near").within
     assert "needs more seeds" in found.of("near").verdict
+    level = measures({"best": [0.9], "near": [0.9]}, {"near": 1.0}).assign(ece=[0.1, 0.2])
+    assert rank(level, ("score", "ece", "accelerator_seconds")).chosen == "best"
 
 
 def test_two_seeds_are_never_significant_and_the_number_needed_is_that_of_all_pairs() -> None:

@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from studies import raw
+import torch
+from studies import few_digits, miniature, raw
 
 from ssl_core.errors import InputError
 from tune_jobs import cli
 from tune_jobs.best import decide
 from tune_jobs.loading import load
 from tune_jobs.plan import Plan, plan
-from tune_jobs.prepare import planned
+from tune_jobs.prepare import packed, planned
 from tune_jobs.search.promotion import Promoted
-from tune_jobs.stage import Stage
+from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
+from tune_jobs.work import perform
 
 #: Share of the validation images that an arm's models call wrong, before the seed's part.
 WRONG = {"moco": 0.30, "moco_mse": 0.10, "supervised": 0.60, "trial_7": 0.0}
@@ -180,3 +182,21 @@ def test_arms_that_a_search_promotes_compete(study: Finished) -> None:
     none = Promoted(replace(larger, downstream=down, decision=linear), full)
     with pytest.raises(InputError, match="trains no model in mode linear"):
         decide(none, study.store)
+
+
+def test_a_fine_tuning_says_how_much_memory_it_took(tmp_path: Path) -> None:
+    """So that an arm without pretraining has a peak, too; and `best` reads a model that was really trained."""
+    small = {"fractions": [1.0], "linear_fractions": [], "full": {"epochs": 1, "min_steps": 1, "evaluations": 1}}
+    study = miniature(dataset=few_digits(tmp_path), arms={"supervised": "scratch"}, seeds=[0], probe=None, reuse=None,
+                      downstream={"bootstrap": 2, **small})  # fmt: skip
+    store = Store(tmp_path / "runs")
+    full = planned(study, store)
+    packed(study.dataset, store, next(full.of_kind("data")), {})
+    (tuned,) = full.of_kind("finetune")
+    threads = torch.get_num_threads()
+    perform(tuned, store, Demand(), {}, lambda values: None)
+    torch.set_num_threads(threads)
+    found = decide(Promoted(study, full), store)
+    assert found.ranking.of("supervised").means["peak_memory"] == store.manifest(tuned)["peak_memory"] > 50 << 20
+    with np.load(store.path(tuned) / "predictions.npz") as file:
+        assert found.chosen.value == pytest.approx(float(file["val_score"]), abs=1e-12)
