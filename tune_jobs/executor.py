@@ -29,8 +29,8 @@ class Runner(Protocol):
 
     def capacity(self) -> Capacity: ...
 
-    def submit(self, stage: Stage) -> None:
-        """Start a stage whose inputs are finished; it publishes itself in the store."""
+    def submit(self, stage: Stage, nodes: Sequence[str]) -> None:
+        """Start a stage whose inputs are finished, on these nodes if it can be; it publishes itself in the store."""
 
     def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
         """Ask for room for what runs and what could; whether more may come. Called often."""
@@ -111,7 +111,7 @@ class _Execution:
     def _start_what_fits(self) -> None:
         total = self.runner.capacity()
         for key in self.schedule.starting(total, time.monotonic()):
-            self.runner.submit(self.stages[key])
+            self.runner.submit(self.stages[key], self.schedule.running[key].nodes)
             self.watcher.started(self.stages[key])
         running = [stage.demand for stage in self.schedule.running.values()]
         if self.runner.want(running, self.schedule.waiting) or running:

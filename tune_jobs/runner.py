@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -59,7 +59,7 @@ class RayRunner:
         if self._wishes:
             self._wishes.take_back()
 
-    def submit(self, stage: Stage) -> None:
+    def submit(self, stage: Stage, nodes: Sequence[str] = ()) -> None:
         demand = stage.demand.on(self.capacity().may_have)
         waits = by_workers(stage, demand)  # for Ray Train's workers, which hold the resources
         task = self._task.options(
@@ -67,6 +67,7 @@ class RayRunner:
             max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
             num_cpus=0 if waits else demand.cpus,
             num_gpus=0 if waits else demand.accelerators,
+            scheduling_strategy="DEFAULT" if waits or len(self.capacity().nodes) < 2 else _rather_on(nodes),
         )
         ref = task.remote(stage, str(self.store.root), demand, self.facts, Progress(self._board, stage.key))
         self._stages[ref] = stage
@@ -106,6 +107,16 @@ class RayRunner:
         except self._ray.exceptions.RayError as error:
             return explained(error, self.store.root)
         return None
+
+
+def _rather_on(nodes: Sequence[str]) -> Any:
+    """Ray's strategy for a task that should run on a node, but elsewhere where that one has no room.
+
+    Without the last setting, soft affinity waits for a busy node as if it were hard, and others idle.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(nodes[0], soft=True, _spill_on_unavailable=True) if nodes else "DEFAULT"
 
 
 def _alive(nodes: Iterable[Mapping[str, Any]], most: Pair) -> Capacity:

@@ -43,6 +43,8 @@ class Schedule:
     def __init__(self, stages: Mapping[str, Stage], order: Mapping[str, tuple[float, int]], known: Durations) -> None:
         self.stages, self.order, self.known = stages, order, known
         self.running: dict[str, Running] = {}
+        # nodes whose memory may still hold a stage's files: the last that wrote or read them
+        self._held_by: dict[str, str] = {}
         # the most urgent first, one queue for each demand and sort: what holds for its first holds for all of it
         self._ready: dict[tuple[Demand, Sort], list[tuple[float, int, str]]] = {}
 
@@ -79,6 +81,7 @@ class Schedule:
                 heapq.heappop(queues)  # nor does any other stage of this queue fit
                 continue
             key = self._pop(demand, sort)
+            nodes = self._near_its_inputs(key, nodes, total, free, reserved, now)
             left = self._ready.get((demand, sort))
             heapq.heapreplace(queues, (left[0], (demand, sort))) if left else heapq.heappop(queues)
             take(free, nodes, each(demand, total))
@@ -86,6 +89,21 @@ class Schedule:
                 take(reserved.beside, nodes, each(demand, total))
             self.running[key] = Running(demand, sort, now, nodes)
             yield key
+
+    def _near_its_inputs(
+        self, key: str, nodes: tuple[str, ...], total: Capacity, free: dict[str, Pair], reserved: Reserved | None,
+        now: float,
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Rather the node that has a lone worker's files in its memory, if there is room on it; never a later start."""
+        stage = self.stages[key]
+        if stage.demand.workers > 1 or len(free) == 1:
+            return nodes
+        # what one stage leaves for few others first, the dataset that all read last
+        roles = sorted(stage.inputs, key=lambda role: role == "data")
+        near = next((self._held_by[i] for i in map(stage.inputs.__getitem__, roles) if i in self._held_by), "")
+        nodes = self._gap(stage.demand, sort_of(stage), total, free, reserved, now, near) or nodes
+        self._held_by.update(dict.fromkeys((key, *stage.inputs.values()), nodes[0]))
+        return nodes
 
     def hopeless(self) -> Iterator[str]:
         """All ready stages, the most urgent first, none of them ready any more: for where nothing will ever fit."""
@@ -113,12 +131,13 @@ class Schedule:
         return free
 
     def _gap(
-        self, demand: Demand, sort: Sort, total: Capacity, free: dict[str, Pair], reserved: Reserved | None, now: float
-    ) -> tuple[str, ...] | None:
+        self, demand: Demand, sort: Sort, total: Capacity, free: dict[str, Pair], reserved: Reserved | None, now: float,
+        near: str = "",
+    ) -> tuple[str, ...] | None:  # fmt: skip
         """Nodes on which a stage can start without delaying the one that waits."""
         if reserved and now + self.known.expected(sort) > reserved.at:
             free = common(free, reserved.beside)
-        return place(demand.workers, each(demand, total), free)
+        return place(demand.workers, each(demand, total), free, near)
 
     def _reserve(self, demand: Demand, total: Capacity, free: dict[str, Pair], now: float) -> Reserved | None:
         """When there is room for a stage, as far as is known; None where even an idle cluster has none."""

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Instant:
     def capacity(self) -> Capacity:
         return Capacity(self.cpus)
 
-    def submit(self, stage: Stage) -> None:
+    def submit(self, stage: Stage, nodes: Sequence[str]) -> None:
         self.running.append(stage)
 
     def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:

@@ -27,9 +27,17 @@ SECONDS = 150.0
 def config(folder: Path) -> Path:
     """Of a cluster that may have two nodes with one CPU each beside its head, and drops those that idle for 6 s."""
     path = folder / "autoscaling.json"
-    node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    node = {
+        "resources": {"CPU": 1, "object_store_memory": 80_000_000},
+        "node_config": {},
+        "min_workers": 0,
+        "max_workers": 2,
+    }
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    provider = {"type": "fake_multinode"}
+    provider = {
+        "type": "fake_multinode", "gcs_address": ADDRESS, "use_node_id_as_ip": True, "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }  # fmt: skip
     path.write_text(
         json.dumps({
             "cluster_name": "fake", "max_workers": 2, "upscaling_speed": 10.0, "idle_timeout_minutes": 0.1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class ThreadRunner:
     def capacity(self) -> Capacity:
         return Capacity(self.cpus)
 
-    def submit(self, stage: Stage) -> None:
+    def submit(self, stage: Stage, nodes: Sequence[str]) -> None:
         self.order.append(stage.config["name"])
         threading.Thread(target=self._run, args=(stage,)).start()
 

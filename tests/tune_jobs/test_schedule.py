@@ -200,6 +200,26 @@ def test_a_stage_whose_node_is_lost_comes_before_all_that_is_ready() -> None:
     assert [running.nodes for running in run.schedule.running.values()] == [("b",)]
 
 
+def test_a_stage_goes_where_its_inputs_are_and_elsewhere_rather_than_wait() -> None:
+    both = Capacity(4.0, 0.0, (("a", 2.0, 0.0), ("b", 2.0, 0.0)))
+
+    def reads(name: str, **inputs: str) -> Stage:
+        return Stage(kind="probe", config={"name": name}, inputs=inputs)
+
+    busy, features = stage("busy", cpus=2), stage("features")
+    after = [reads(f"after {i}", features=features.key, data="d") for i in range(3)]
+    other = reads("other", data="d")
+    run = Simulation([busy, features, *after, other], {"probe": 5.0}, both)
+    assert {run.stages[key].config["name"] for key in run.start()} == {"busy", "features", "after 0"}
+    on = {run.stages[key].config["name"]: running.nodes for key, running in run.schedule.running.items()}
+    assert on == {"busy": ("a",), "features": ("b",), "after 0": ("b",)}
+    for name in ("busy", "features", "after 0"):
+        run.schedule.end(next(k for k, s in run.stages.items() if s.config["name"] == name), now=5.0)
+    run.start()
+    on = {run.stages[key].config["name"]: running.nodes for key, running in run.schedule.running.items()}
+    assert on == {"after 1": ("b",), "after 2": ("b",), "other": ("a",)}
+
+
 def _running(stage: Stage, node: str):  # type: ignore[no-untyped-def]
     from tune_jobs.schedule import Running
 
