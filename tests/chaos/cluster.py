@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 from tune_jobs.reaper import descendants
@@ -43,6 +45,7 @@ class Node:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    host: str
 
     def up(self) -> bool:
         return self.process.poll() is None and b"Ray runtime started" in self.log.read_bytes()
@@ -58,10 +61,13 @@ class Node:
 
 
 class Cluster:
-    """A head and `nodes` others with one CPU each; the folder is Ray's and the processes' temporary one."""
+    """A head and `nodes` others with one CPU each; the folder is Ray's and the processes' temporary one.
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        self.folder, self._count = folder, 0
+    `hosts`: the addresses of the head, of the next node, ... ; they are this machine's.
+    """
+
+    def __init__(self, folder: Path, nodes: int, hosts: Iterable[str] = repeat(HOST)) -> None:
+        self.folder, self._count, self._hosts = folder, 0, iter(hosts)
         (folder / "tmp").mkdir(parents=True)
         for name in LOCAL:
             os.environ.pop(name, None)
@@ -77,7 +83,7 @@ class Cluster:
 
     def add(self) -> Node:
         """A further node; it is up some seconds later."""
-        return self._start(f"--address={ADDRESS}")
+        return self._start(f"--address={self.head.host}:{PORT}")
 
     def replace(self, lost: Node) -> None:
         """A new node in the place of a lost one."""
@@ -113,14 +119,15 @@ class Cluster:
     def _start(self, *words: str) -> Node:
         name, self._count = f"node {self._count}", self._count + 1
         log = self.folder / f"node-{self._count}.log"
-        command = [str(Path(sys.executable).with_name("ray")), "start", *words, f"--node-ip-address={HOST}",
+        host = next(self._hosts)
+        command = [str(Path(sys.executable).with_name("ray")), "start", *words, f"--node-ip-address={host}",
                    "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats",
                    "--include-log-monitor=false", "--block"]  # fmt: skip
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=self.folder, env=python(), start_new_session=True
             )
-        return Node(name, process, log)
+        return Node(name, process, log, host)
 
 
 def name_of(pid: int) -> str:

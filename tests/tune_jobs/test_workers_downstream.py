@@ -20,6 +20,7 @@ from studies import few_digits, miniature
 from analysis.features import Features
 from ssl_core.config import BLOCKS
 from ssl_core.errors import ConfigError, InputError
+from tune_jobs.machine import LOOPBACK, listening
 from tune_jobs.plan import plan
 from tune_jobs.room import Capacity
 from tune_jobs.runner import check_fits
@@ -74,6 +75,7 @@ class Ended:
     finetuned: Stage
     features: Stage
     heard: dict[str, Any]  # of the fine-tuning, by the driver
+    sockets: set[tuple[str, str]]  # that listened while its two workers trained
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         tuned = finetuning(on_ray, study)
         on_ray.runner.submit(tuned)
         on_ray.until(lambda: on_ray.attempts(tuned))
+        sockets = listening(os.getpid()) or set()
         os.kill(train_worker(), signal.SIGKILL)
         assert on_ray.end_of(tuned) is None
         on_ray.until(lambda: on_ray.runner.progress().get(tuned.key, {}).get("step") == STEPS)
@@ -96,7 +99,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         )
         on_ray.runner.submit(features)
         assert on_ray.end_of(features) is None
-        yield Ended(on_ray.store, tuned, features, dict(on_ray.runner.progress()[tuned.key]))
+        yield Ended(on_ray.store, tuned, features, dict(on_ray.runner.progress()[tuned.key]), sockets)
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -145,6 +148,12 @@ def test_features_are_those_of_one_worker(ended: Ended, tmp_path: Path) -> None:
 def test_the_work_was_shared(ended: Ended) -> None:
     for stage in (ended.finetuned, ended.features):
         assert read_manifest(ended.store.path(stage))["workers"] == 2
+
+
+def test_two_local_workers_listen_on_this_machine_alone(ended: Ended) -> None:
+    theirs = {address for address, program in ended.sockets if program.startswith("ray::RayTrain")}
+    assert theirs, "torch's store and gloo's listen there"
+    assert {address for address, _ in ended.sockets} <= LOOPBACK, ended.sockets
 
 
 def test_worker_0s_metrics_reach_the_driver(ended: Ended) -> None:
