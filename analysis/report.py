@@ -10,7 +10,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import beside, claims_page, description, packed, search_page, search_sentences
+from analysis import beside, claims_page, description, packed, run_differences, search_page, search_sentences
 from analysis.facts import Facts
 from analysis.names import arm_name, metric_name
 from analysis.page import beside_parts, cost_rows, page_table, verdict_rows
@@ -67,6 +67,7 @@ def build(
         missing=len(facts.failed),
     )
     caveats = description.caveats(facts.dataset, facts.arms, facts.downstream)
+    caveats += run_differences.add(tables, finished, facts, tables_folder)
     verdicts = verdict_rows(tables["verdicts"], facts)
     tables["claims"] = study_claims(tables, facts)
     claims = claims_page.section(tables["claims"], tables, facts, dataset)
