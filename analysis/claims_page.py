@@ -41,10 +41,15 @@ class ClaimsSection:
     def markdown(self) -> str:
         """The section of report.md."""
         parts = ["## The paper's claims", *map(markdown_text, self.reading)]
-        parts += ["\n".join(f"- **{markdown_text(title)}.** {markdown_text(text)}" for title, text in self.said)]
+        parts += (
+            ["\n".join(f"- **{markdown_text(t)}.** {markdown_text(text)}" for t, text in self.said)]
+            if self.said
+            else []
+        )
         parts += [self.table.markdown()] if self.table else []
         parts += [_bullets(self.notes)] if self.notes else []
-        parts += ["What does not fit in the paper's own tables:", _bullets(flag_text(flag) for flag in self.flags)]
+        if self.flags:
+            parts += ["What does not fit in the paper's own tables:", _bullets(map(flag_text, self.flags))]
         return "\n\n".join(parts)
 
 
@@ -53,10 +58,11 @@ def section(table: DataFrame, tables: Mapping[str, DataFrame], facts: Facts, dat
     measured = table["outcome"] != "not measured"
     reasons = table.loc[~measured & table["reason"].notna()]
     notes = [f"Not measured: {reason}." for reason in dict.fromkeys(reasons["reason"])]
-    flags = tuple(check())
     if not measured.any():
-        said = f"Nothing that this study measured speaks to the paper's claims: {_listed(reasons['reason'])}."
-        return ClaimsSection(reading=(said,), said=(), table=None, notes=(), flags=flags)
+        lacking = [reason for reason in reasons["reason"] if reason.startswith("no arm")]
+        why = _listed(lacking) or "no two arms that they compare have been tested alike yet"
+        said = f"Nothing that this study measured speaks to the paper's claims: {why}."
+        return ClaimsSection(reading=(said,), said=(), table=None, notes=(), flags=())
     groups = {}
     for claim in CLAIMS:
         rows = table[table["claim"] == claim.key]
@@ -78,7 +84,7 @@ def section(table: DataFrame, tables: Mapping[str, DataFrame], facts: Facts, dat
         said=tuple(map(_said, CLAIMS)),
         table=shown,
         notes=tuple(notes),
-        flags=flags,
+        flags=tuple(check()),
     )
 
 

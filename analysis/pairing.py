@@ -13,8 +13,6 @@ from pandas import DataFrame
 from analysis.tables import Finished
 
 SEED_AND_LABELS, SEED = "seed and labels", "seed"
-#: Tables whose models are fine-tuned in mode full, whatever their own stage.
-_TUNED = ("reuse", "ks")
 _Run = tuple[str, int, str, float]  # arm, seed, mode, label fraction
 
 
@@ -52,9 +50,8 @@ def _told(row: Mapping[Any, Any], seen: Mapping[_Run, str]) -> str | None:
     fraction = round(float(row["label_fraction"]), 6)
     if fraction >= 1:
         return SEED_AND_LABELS
-    mode = "full" if row["table"] in _TUNED else row["mode"]
     first, second = (
-        {seed: digest for (arm, seed, of, at), digest in seen.items() if (arm, of, at) == (name, mode, fraction)}
+        {seed: digest for (arm, seed, of, at), digest in seen.items() if (arm, of, at) == (name, row["mode"], fraction)}
         for name in (row["arm"], row["against"])
     )
     common = first.keys() & second.keys()

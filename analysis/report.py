@@ -10,7 +10,16 @@ from typing import Any
 
 from pandas import DataFrame
 
-from analysis import claims_page, costs, description, packed, search_page, search_sentences, tracked
+from analysis import (
+    claims_page,
+    costs,
+    description,
+    packed,
+    run_differences,
+    search_page,
+    search_sentences,
+    tracked,
+)
 from analysis.facts import Facts
 from analysis.inline import embed
 from analysis.names import arm_name, metric_name
@@ -69,6 +78,7 @@ def build(
         cost=costs.sentence(finished, facts.compared_with),
     )
     caveats = description.caveats(facts.dataset, facts.arms, facts.downstream)
+    caveats += run_differences.add(tables, finished, facts, tables_folder)
     verdicts = verdict_rows(tables["verdicts"], facts)
     tables["claims"] = study_claims(tables, facts)
     claims = claims_page.section(tables["claims"], tables, facts, dataset)

@@ -101,6 +101,43 @@ def bootstrap(
     because the few that do are no picture of the spread. Raises DataError where the score itself is undefined.
     """
     value = score(metric, labels, probabilities, task)
+    by_part = _on_resamples(metric, labels, probabilities, task, groups, replicates, seed, resample)
+    mixed = paper_spread == "labels" and task == "multilabel"
+    return _interval(value, by_part, len(labels), replicates, mixed=mixed)
+
+
+def resampled_scores(
+    metric: Metric,
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    task: Task,
+    *,
+    groups: NDArray[Any],
+    replicates: int,
+    seed: int,
+    resample: Resample = "groups",
+) -> Floats:
+    """The score on each resample that `bootstrap` takes, (R,) with R <= `replicates`.
+
+    Which resamples those are depends on `labels`, `groups` and `seed` alone. So two models' scores, tested on the same
+    images in the same order, pair: their difference is that on the same resampled groups.
+    """
+    _check(metric, labels, probabilities, task)
+    scores: Floats = _on_resamples(metric, labels, probabilities, task, groups, replicates, seed, resample).mean(axis=0)
+    return scores
+
+
+def _on_resamples(
+    metric: Metric,
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    task: Task,
+    groups: NDArray[Any],
+    replicates: int,
+    seed: int,
+    resample: Resample,
+) -> Floats:
+    """The score's parts (K, R) on R <= `replicates` resamples that hold every class."""
     if len(groups) != len(labels):
         raise DataError(f"{len(groups)} groups for {len(labels)} images; give one for each")
     own = resample == "images"
@@ -108,7 +145,7 @@ def bootstrap(
     evaluate = scorer(metric, labels, probabilities, task)
     draws = resamples(len(names), replicates * _TRIES, seed)
     chunk = max(1, _CHUNK_BYTES // (8 * len(labels)))
-    found: list[Floats] = []  # (K, r) parts of the score on resamples that hold every class
+    found: list[Floats] = []  # (K, r)
     while (have := sum(parts.shape[1] for parts in found)) < replicates:
         drawn = islice(draws, min(chunk, replicates - have))
         counts = [np.bincount(draw, minlength=len(names)) for draw in drawn]  # R of (G,)
@@ -116,9 +153,7 @@ def bootstrap(
             break
         parts = evaluate(np.stack(counts, axis=1)[of_row].astype(np.float64))  # (K, R)
         found.append(parts[:, ~np.isnan(parts).any(axis=0)])
-    by_part = np.concatenate(found, axis=1) if found else np.empty((1, 0))
-    mixed = paper_spread == "labels" and task == "multilabel"
-    return _interval(value, by_part, len(labels), replicates, mixed=mixed)
+    return np.concatenate(found, axis=1) if found else np.empty((1, 0))
 
 
 def resamples(groups: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -276,6 +276,14 @@ def test_a_study_of_other_arms_has_one_sentence_and_no_table(stages, tmp_path):
     assert not [e for e in page.all("caption") if "claim" in e["text"]]
 
 
+def test_a_study_that_has_not_measured_anything_yet_says_so_in_a_sentence(tmp_path):
+    page = Page(build(fixture.facts(), [], tmp_path, tmp_path).read_text())
+    assert "no two arms that they compare have been tested alike yet" in page.text
+    text = (tmp_path / "report.md").read_text()
+    assert "no two arms that they compare have been tested alike yet" in text
+    assert "does not fit in the paper" not in page.text + text
+
+
 def test_other_settings_that_differ_are_named_beside_the_arm(stages, tmp_path):
     arms = {"moco": {**MOCO, "epochs": 60}, "moco_mse": MSE}
     some = [s for s in stages if s.kind == "probe" and s.labels["arm"] in arms]

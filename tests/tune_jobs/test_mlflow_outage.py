@@ -19,8 +19,9 @@ import pytest
 from finished_stages import finish, small, study_folder
 from mlflow_store import shown
 
-from tune_jobs.executor import Capacity, Done, execute
+from tune_jobs.executor import Done, execute
 from tune_jobs.plan import Plan
+from tune_jobs.room import Capacity
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.tracking import default_uri, follow, sync, ui_command
