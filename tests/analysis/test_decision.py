@@ -146,9 +146,10 @@ def test_the_table_has_a_row_an_arm_and_marks_the_choice(tmp_path: Path) -> None
     header, body = rows(decided(study(tmp_path, CLEAR)))
     assert [row[header.index("arm")] for row in body] == ["mse", "MoCo", "Supervised"]
     assert [row[0] for row in body] == ["1 ←", "2", "3"]
-    assert body[0][header.index("validation AUROC (%)")] == "94.83 ± 1.30"
+    assert body[0][header.index("AUROC (%)")] == "94.83 ± 1.30"
     assert [row[header.index("front")] for row in body] == ["yes", "no", "yes"]
-    assert [row[-1] for row in body] == ["is the best mean", "needs more seeds", "needs more seeds"]
+    assert [row[-1] for row in body] == ["best mean", "needs more seeds", "needs more seeds"]
+    assert [row[header.index("within 1 s.e.")] for row in body] == ["yes", "no", "no"]
     assert body[1][header.index("peak memory")] == "1,024 MiB"
 
 
