@@ -136,7 +136,8 @@ def _otherwise(decision: Decision, name: Name) -> str:
     saved = 1 - near.means[cost] / best.means[cost]
     return (
         f"The nearest cheaper one is {name(near.arm)}, with {100 * saved:.0f}% less {objective_name(cost)}: it is "
-        f"{_difference(decision, near.gap)} worse, and at most {_difference(decision, near.gap_error)} would pass."
+        f"{_difference(decision, near.gap)} worse, and would be chosen were that no more than one standard error, "
+        f"{_difference(decision, near.gap_error)}."
     )
 
 

@@ -95,8 +95,8 @@ def test_the_sentences_say_what_why_how_sure_and_what_else(tmp_path: Path) -> No
     )
     assert said[2].startswith("3 seeds can never be significant: the exact paired test needs at least 7 for 3 comp")
     assert said[3] == (
-        "The nearest cheaper one is supervised, with 90% less accelerator time: it is 24.83 points worse, and at most "
-        "4.19 points would pass."
+        "The nearest cheaper one is supervised, with 90% less accelerator time: it is 24.83 points worse, and would be "
+        "chosen were that no more than one standard error, 4.19 points."
     )
     assert said[4].startswith("Of its 3 models that of seed 2 does best on validation (97.00)")
     assert "no test image" in said[-1]
