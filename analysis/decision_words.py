@@ -26,15 +26,16 @@ def rows(decision: Decision, name: Name = arm_name) -> tuple[list[str], list[lis
     shown = [ranking.cost or "wall_seconds", "peak_memory", *(o for o in ranking.objectives if o in COSTS)]
     costs = list(dict.fromkeys(shown))
     header = ["rank", "arm", "mode", _heading(decision), "seeds"]
-    header += [*(objective_name(o) for o in others), *(objective_name(c) for c in costs), "front", "against the best"]
+    header += [*(objective_name(o) for o in others), *(objective_name(c) for c in costs), "within 1 s.e."]
+    header += ["front", "against the best"]
     found = []
     for c in ranking.configurations:
         values = [_value(decision, o, c.means[o]) for o in (*others, *costs)]
         score = _value(decision, decision.objective, c.means[decision.objective])
         score += "" if math.isnan(c.error) else f" ± {_value(decision, decision.objective, c.error)}"
-        mark = "" if c.rank is None else "yes" if c.front else "no"
+        marks = ["" if c.rank is None else "yes" if mark else "no" for mark in (c.within, c.front)]
         place = MISSING if c.rank is None else f"{c.rank}{' ←' if c.arm == ranking.chosen else ''}"
-        found.append([place, name(c.arm), c.mode, score, str(len(c.seeds)), *values, mark, _verdict(decision, c)])
+        found.append([place, name(c.arm), c.mode, score, str(len(c.seeds)), *values, *marks, _verdict(decision, c)])
     return header, found
 
 
@@ -62,7 +63,7 @@ def _recommendation(decision: Decision, name: Name) -> str:
     how = {"full": "all weights fine-tuned", "scratch": "trained from random weights", "linear": "encoder frozen"}
     return (
         f"Ship {name(chosen.arm)}, {how[chosen.mode]} on {percent(decision.label_fraction)} of the labels: "
-        f"{_objective(decision)} {score}{error} ({over})."
+        f"validation {_objective(decision)} {score}{error} ({over})."
     )
 
 
@@ -99,7 +100,7 @@ def _certainty(decision: Decision, name: Name) -> str:
     ranking = decision.ranking
     others = [c for c in ranking.ranked if c.arm != ranking.best]
     pairs = len(ranking.ranked) * (len(ranking.ranked) - 1) // 2
-    if not others:
+    if not others or not ranking.seeds:  # a note says that no seed is common
         return ""
     if all(c.verdict.startswith("needs more seeds") for c in others):
         return (
@@ -135,7 +136,8 @@ def _otherwise(decision: Decision, name: Name) -> str:
     saved = 1 - near.means[cost] / best.means[cost]
     return (
         f"The nearest cheaper one is {name(near.arm)}, with {100 * saved:.0f}% less {objective_name(cost)}: it is "
-        f"{_difference(decision, near.gap)} worse, and at most {_difference(decision, near.gap_error)} would pass."
+        f"{_difference(decision, near.gap)} worse, and would be chosen were that no more than one standard error, "
+        f"{_difference(decision, near.gap_error)}."
     )
 
 
@@ -170,23 +172,19 @@ def _missing(decision: Decision, name: Name) -> str:
 
 def _verdict(decision: Decision, c: Configuration) -> str:
     if c.rank is None:
-        return c.note
+        return "not ranked"
     if c.arm == decision.ranking.best:
-        return "is the best mean"
-    text = "needs more seeds" if c.verdict.startswith("needs more seeds") else c.verdict
-    within = ", within 1 s.e." if c.within else ""
-    return f"{text} (p = {c.p:.2g}){within}" if text in ("worse", "better", "no difference shown") else text + within
+        return "best mean"
+    return "needs more seeds" if c.verdict.startswith("needs more seeds") else f"{c.verdict} (p = {c.p:.2g})"
 
 
 def _heading(decision: Decision) -> str:
-    unit = " (%)" if _in_percent(decision, decision.objective) else ""
-    return f"{_objective(decision)}{unit}"
+    return _objective(decision) + (" (%)" if _in_percent(decision, decision.objective) else "")
 
 
 def _objective(decision: Decision) -> str:
     """The first objective, as in the middle of a sentence."""
-    own = metric_name(decision.metric) if decision.objective == "score" else objective_name(decision.objective)
-    return f"validation {own}"
+    return metric_name(decision.metric) if decision.objective == "score" else objective_name(decision.objective)
 
 
 def _in_percent(decision: Decision, objective: str) -> bool:

@@ -20,8 +20,8 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
     """Do the stage's work with `demand.workers` Ray Train workers; leave its files in `work`.
 
     There are no checkpoints: where a worker is lost, all begin at the stage's start. `report` goes to worker 0, so it
-    has to be pickled. Returns what the manifest should say: the workers of the process group that did it, why attempts
-    before this one ended, and their seconds.
+    has to be pickled. Returns what the manifest should say: the workers of the process group that did it, the memory of
+    the one that took most, why attempts before this one ended, and their seconds.
     """
     folder = store.train_folder(stage)
     attempts = Attempts(folder)
@@ -35,8 +35,8 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
         with_less="lower resources.downstream_workers",
     )
     try:
-        made, workers = run(job, demand, store.root)
-        facts = {"workers": workers, **attempts.facts()}
+        made, workers, peak = run(job, demand, store.root)
+        facts = {"workers": workers, "peak_memory": peak, **attempts.facts()}
     finally:
         store.forget_training(stage)
     for path in (work / made).iterdir():
@@ -46,25 +46,27 @@ def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report:
     return facts
 
 
-def _worker(settings: dict[str, Any]) -> tuple[str, int]:
-    """One Ray Train worker's part; of worker 0 the name of the folder, below `work`, with the files, and the workers.
+def _worker(settings: dict[str, Any]) -> tuple[str, int, int | None]:
+    """One Ray Train worker's part; of worker 0 (folder below `work` with the files, workers, most memory of one).
 
     Each attempt has a folder of its own: a worker that was given up may not know it yet, and go on writing.
     """
     from ray.train import get_context
 
-    from ssl_core import distributed
+    from ssl_core import devices, distributed
+    from tune_jobs.train import most
 
     stage, store, demand = settings["stage"], Store(settings["root"]), settings["demand"]
     device = settle_device(demand)
+    memory = devices.PeakMemory(devices.choose(device))
     if get_context().get_world_rank() > 0:
         with tempfile.TemporaryDirectory(prefix="intermoco-") as own:
             leave(stage, store, Path(own), _unheard, device)
-        return "", distributed.world()
+        return "", distributed.world(), most(memory)
     Attempts(store.train_folder(stage)).begin(None)
     made = Path(tempfile.mkdtemp(prefix="attempt-", dir=settings["work"]))
     leave(stage, store, made, settings["report"], device)
-    return made.name, distributed.world()
+    return made.name, distributed.world(), most(memory)
 
 
 def _unheard(values: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ssl_core.config import PretrainConfig
     from ssl_core.data.dataset import Dataset
+    from ssl_core.devices import PeakMemory
     from ssl_core.pretraining import Evaluate
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def _train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:
         if rank == 0:
             for leaf in LEAVES:
                 shutil.copy2(local / leaf, Path(settings["work"]) / leaf)
-    return {"resumed_epoch": resumed, "resumed_step": steps, "peak_memory": _most(memory.read(), device)}
+    return {"resumed_epoch": resumed, "resumed_step": steps, "peak_memory": most(memory)}
 
 
 def _fetch_checkpoint(folder: Path, left: Iterable[str]) -> tuple[int, int]:
@@ -213,13 +214,14 @@ def _begin_attempt(folder: Path, local: Path, workers: int) -> Pulse:
     return Pulse(Attempts(folder).begin(path.stat().st_mtime if path.exists() else None, workers))
 
 
-def _most(peak: int | None, device: torch.device) -> int | None:
-    """The largest peak of all workers; None where one of them does not know its own."""
+def most(memory: PeakMemory) -> int | None:
+    """The largest peak of all workers, each of which calls this; None where one of them does not know its own."""
     import torch
 
     from ssl_core import distributed
 
-    peaks = distributed.gather(torch.tensor([-1 if peak is None else peak], device=device))
+    peak = memory.read()
+    peaks = distributed.gather(torch.tensor([-1 if peak is None else peak], device=memory.device))
     return None if int(peaks.min()) < 0 else int(peaks.max())
 
 

@@ -95,8 +95,8 @@ def test_the_sentences_say_what_why_how_sure_and_what_else(tmp_path: Path) -> No
     )
     assert said[2].startswith("3 seeds can never be significant: the exact paired test needs at least 7 for 3 comp")
     assert said[3] == (
-        "The nearest cheaper one is supervised, with 90% less accelerator time: it is 24.83 points worse, and at most "
-        "4.19 points would pass."
+        "The nearest cheaper one is supervised, with 90% less accelerator time: it is 24.83 points worse, and would be "
+        "chosen were that no more than one standard error, 4.19 points."
     )
     assert said[4].startswith("Of its 3 models that of seed 2 does best on validation (97.00)")
     assert "no test image" in said[-1]
@@ -146,9 +146,10 @@ def test_the_table_has_a_row_an_arm_and_marks_the_choice(tmp_path: Path) -> None
     header, body = rows(decided(study(tmp_path, CLEAR)))
     assert [row[header.index("arm")] for row in body] == ["mse", "MoCo", "Supervised"]
     assert [row[0] for row in body] == ["1 ←", "2", "3"]
-    assert body[0][header.index("validation AUROC (%)")] == "94.83 ± 1.30"
+    assert body[0][header.index("AUROC (%)")] == "94.83 ± 1.30"
     assert [row[header.index("front")] for row in body] == ["yes", "no", "yes"]
-    assert [row[-1] for row in body] == ["is the best mean", "needs more seeds", "needs more seeds"]
+    assert [row[-1] for row in body] == ["best mean", "needs more seeds", "needs more seeds"]
+    assert [row[header.index("within 1 s.e.")] for row in body] == ["yes", "no", "no"]
     assert body[1][header.index("peak memory")] == "1,024 MiB"
 
 

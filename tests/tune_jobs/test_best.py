@@ -89,6 +89,20 @@ def test_the_best_arm_is_named_with_the_command_that_promotes_it(study: Finished
     assert "accelerator time" in text
 
 
+@pytest.mark.parametrize(("columns", "shown"), [("160", "peak"), ("66", "accelerator")])
+def test_however_narrow_the_terminal_arms_and_scores_stay_whole(
+    study: Finished, monkeypatch: pytest.MonkeyPatch, columns: str, shown: str
+) -> None:
+    study.finish()
+    monkeypatch.setenv("COLUMNS", columns)
+    table = study.best()[1].split("Ship")[0]
+    assert "…" not in table
+    assert all(f" {arm} " in table for arm in WRONG if arm != "trial_7")
+    assert all(len(line) <= int(columns) for line in table.splitlines())
+    assert shown in table
+    assert ("peak" in table) == (columns == "160")
+
+
 def test_the_json_line_says_all_and_leads_to_the_stage(study: Finished) -> None:
     study.finish()
     status, text, _ = study.best("--json")

@@ -131,6 +131,7 @@ def test_a_fine_tuning_ends_where_one_worker_ends(ended: Ended, tmp_path: Path) 
             elif name != "val_score":
                 np.testing.assert_array_equal(ours[name], theirs[name])
     assert (one / "samples.json").read_text() == (two / "samples.json").read_text()
+    assert all(read_manifest(folder)["peak_memory"] > 50 << 20 for folder in (one, two))
     weights, expected = (torch.load(folder / "model.pt", weights_only=True)["state"] for folder in (two, one))
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=STEPS * 2e-5, msg=name)
