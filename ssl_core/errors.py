@@ -7,6 +7,7 @@ IntermocoError
 ├── CheckpointError      a checkpoint that is truncated or belongs to another configuration
 ├── MemoryExhaustedError an accelerator's memory that does not hold a step; names the settings that help
 ├── NonFiniteError       a loss or a feature that is NaN or infinite; names the step and the term
+├── ExportError          an exported model that does not answer as the evaluated one does
 ├── StageError           a stage that failed or whose files do not match its manifest
 └── TrackingError        an MLflow store out of reach, or one that refuses what it is sent (tune_jobs.tracking)
 
@@ -45,6 +46,10 @@ class MemoryExhaustedError(IntermocoError):
 
 class NonFiniteError(IntermocoError):
     """A term that became NaN or infinite."""
+
+
+class ExportError(IntermocoError):
+    """An exported model that does not answer as the evaluated one does."""
 
 
 class StageError(IntermocoError):

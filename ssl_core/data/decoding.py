@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
 
 #: Formats that bytes may have, which anybody may have sent: Pillow knows others, and one of them runs a program.
-_SENT = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+_SENT = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 
 MISSING = "is missing"  # why a file that is not there is unreadable
 
