@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from analysis.calibration import brier, ece
 from analysis.predictions import Predictions, read
 from analysis.reliability import Bin, reliability
