@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +40,27 @@ def package(found: Promoted, candidate: Candidate, store: Store, work: Path) -> 
     temperature = _fitted(tuned) if found.study.promotion.temperature else 1.0
     dataset = Dataset.open(data)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*type hint", category=UserWarning
-            )  # advice to who writes models
+        with _no_advice():
             save_model(work / MODEL, tuned=tuned, data=data, temperature=temperature)
     except IntermocoError as error:
         return Package(work / MODEL, dataset, temperature, str(error))
     return Package(work / MODEL, dataset, temperature)
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without MLflow's warnings on its own calls of pandas, and on how a model's code might be written otherwise."""
+    with warnings.catch_warnings():
+        _ignore_advice()
+        import mlflow.pyfunc  # noqa: F401  # its import warns, and puts filters of its own in front of those above
+
+        _ignore_advice()
+        yield
+
+
+def _ignore_advice() -> None:
+    warnings.filterwarnings("ignore", message="(?i).*type hint", category=UserWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def as_served(found: Predictions, temperature: float) -> Predictions:
