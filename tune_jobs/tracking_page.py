@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tune_jobs.plan import Plan
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking_client import default_uri, is_database, mask
+from tune_jobs.tracking_client import default_uri, is_database
 
 if TYPE_CHECKING:
     from analysis.facts import Tracking
@@ -32,12 +32,16 @@ def tracked(study: Study, plan: Plan, store: Store) -> Tracking:
 
 
 def public(uri: str) -> str | None:
-    """A server's address without user, password, query and fragment; None where it is no http(s) address."""
-    parts = urlsplit(mask(uri))
-    if parts.scheme not in ("http", "https"):
-        return None
+    """A server's address without user, password, query and fragment; None where it is no http(s) address.
+
+    None, too, where an @ comes after the host: it may end a password with a slash in it, and what stands before it
+    would be shown.
+    """
+    parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}" if host else None
+    if parts.scheme not in ("http", "https") or not host or "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return None
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
 def _command(study: Study, store: Store, uri: str) -> str:

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 
 from analysis import drawing, figures, pictures
@@ -73,8 +74,12 @@ def test_label_efficiency_draws_each_arms_mean_at_each_fraction(tables):
         means = [100 * runs.loc[runs["label_fraction"] == f, "value"].mean() for f in fixture.FRACTIONS]
         assert points[:, 1] == pytest.approx(means, abs=1e-9)
         assert points[:, 0] == pytest.approx(fixture.FRACTIONS, rel=0.15)  # set a little apart from other arms
-    seeds = np.concatenate([c.get_offsets()[:, 1] for c in axes.collections])
+    strokes = [c for c in axes.collections if isinstance(c, LineCollection)]
+    seeds = np.concatenate([c.get_offsets()[:, 1] for c in axes.collections if c not in strokes])
     assert sorted(seeds) == pytest.approx(sorted(100 * table.loc[table["metric"] == "auroc", "value"]))
+    drawn = np.concatenate([[path.vertices[:, 1] for path in c.get_paths()] for c in strokes])
+    ends = table[table["metric"] == "auroc"].groupby(["arm", "label_fraction"])[["low", "high"]].mean()
+    assert drawn[np.argsort(drawn[:, 0])] == pytest.approx(100 * ends.sort_values("low").to_numpy())
 
 
 def test_label_efficiency_names_how_many_images_were_labelled(tables):
