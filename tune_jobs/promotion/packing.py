@@ -98,9 +98,8 @@ def export(package: Package, tuned: Path, data: Path, formats: Sequence[str], wo
 
 def _fitted(tuned: Path) -> float:
     """The temperature that fits the validation predictions of a fine-tuning best."""
-    from analysis.temperature import fit_temperature
-
     from analysis.predictions import read
+    from analysis.temperature import fit_temperature
 
     found = read(tuned, "val")
     return fit_temperature(found.labels, found.probabilities, found.task)
