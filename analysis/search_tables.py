@@ -202,7 +202,7 @@ def blocks(search: SearchFindings, table: DataFrame) -> TextTable | None:
         "Completed trials with a block loss. Plain difference: of means, as tried. Adjusted: least squares with the "
         "other blocks and the kind of loss; 95% t-interval, not adjusted for the number of effects.",
         [
-            ("", False),
+            ("Blocks", False),
             ("With", True),
             ("Without", True),
             ("Plain difference", True),

@@ -188,6 +188,8 @@ def test_a_screen_reader_finds_its_way(page):
     for table in page.get_by_role("table").all():
         assert table.get_by_role("columnheader").count() >= 2
         assert table.get_by_role("rowheader").count() >= 1
+    heads = page.eval_on_selector_all("th", "all => all.map((th) => th.textContent.trim())")
+    assert all(heads), "a heading without words"
     assert page.get_attribute("html", "lang") == "en"
 
 
