@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.config import DecisionConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
@@ -43,6 +45,8 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commits: Sequence[str] = ()  # of the code that the stages ran
     tracking: Tracking | None = None
+    decision: DecisionConfig | None = None  # how the configuration to ship is chosen; None: the page does not say
+    promote: str = ""  # the command that promotes an arm, but for its name
     failed: Mapping[str, str] = field(default_factory=dict)  # stages that are not there: name to reason
 
     @property

@@ -13,6 +13,7 @@ from pandas import DataFrame
 from analysis import (
     claims_page,
     costs,
+    decision_page,
     description,
     packed,
     run_differences,
@@ -82,6 +83,7 @@ def build(
     verdicts = verdict_rows(tables["verdicts"], facts)
     tables["claims"] = study_claims(tables, facts)
     claims = claims_page.section(tables["claims"], tables, facts, dataset)
+    decision = decision_page.section(facts, finished)
     paper = paper_section(tables, facts)
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
     if paper:
@@ -93,7 +95,7 @@ def build(
         searched["markdown"] = search_page.section_markdown(searched, [picture.name for picture in search_drawn])
     said = [f"{about}: {sentence}" for about, sentence in summary.items()]
     said += [searched["summary"]] if searched else []
-    before, after = _markdown_frame(facts, said, verdicts, claims, caveats, paper, searched)
+    before, after = _markdown_frame(facts, said, verdicts, [claims, decision], caveats, paper, searched)
     search_page.write(search, tables_folder)
     write(tables, tables_folder, report_folder, metric=facts.metric, before=before, after=after)
     drawn = pictures(
@@ -112,6 +114,7 @@ def build(
         "tables": {name: shown for name in NAMES if (shown := page_table(name, tables, facts))},
         "verdicts": verdicts,
         "claims": claims,
+        "decision": decision,
         "paper": paper,
         "versus": versus.pop() if len(versus) == 1 else None,
         "pictures": {p.name: embed(p, report_folder) for p in [*filter(None, [first]), *drawn, *search_drawn]},
@@ -204,7 +207,7 @@ def _markdown_frame(
     facts: Facts,
     summary: Sequence[str],
     verdicts: Sequence[Mapping[str, str]],
-    claims: claims_page.ClaimsSection,
+    sections: Sequence[claims_page.ClaimsSection | decision_page.DecisionSection | None],
     caveats: Sequence[tuple[str, str]],
     paper: Mapping[str, Any] | None,
     searched: Mapping[str, Any] | None,
@@ -220,7 +223,7 @@ def _markdown_frame(
     after = []
     if verdicts:
         after += ["## Verdicts over seeds", markdown(DataFrame(verdicts).set_index("where")).strip()]
-    after.append(claims.markdown())
+    after += [section.markdown() for section in sections if section]
     if searched:
         after.append(searched["markdown"])
     if paper:

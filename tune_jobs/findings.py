@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tune_jobs.audit import accepted, opened
+from tune_jobs.coherence import label_fraction
 from tune_jobs.labels import write_labels
 from tune_jobs.locks import require_no_links
 from tune_jobs.origin import git_commit
@@ -67,6 +69,8 @@ def write_report(
         versions=_versions(manifests),
         git_commits=tuple(sorted({m["git_commit"] for m in manifests if m.get("git_commit")})),
         tracking=tracked(study, full, store),
+        decision=dataclasses.replace(study.decision, fraction=label_fraction(study.decision, study.downstream)),
+        promote=_promoting(command),
         failed={**waiting, **failed},
     )
     page, mark = folder / "report" / "index.html", folder / "report" / ".shows"
@@ -81,6 +85,16 @@ def write_report(
         "report": str(page),
         "tables": [str(p) for p in sorted((folder / "tables").glob("*.csv"))],
     }
+
+
+def _promoting(command: str) -> str:
+    """The command that promotes, of the one that made the study: `--address` is no option of it."""
+    words = [word for word in shlex.split(command) if not word.startswith("--address=")]
+    words[1:2] = ["promote"]
+    if "--address" in words:
+        place = words.index("--address")
+        del words[place : place + 2]
+    return shlex.join(words)
 
 
 def _dataset(study: Study, full: Plan, store: Store, facts: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

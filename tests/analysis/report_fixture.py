@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.config import DecisionConfig
 from analysis.facts import Facts, Tracking
 from analysis.tables import Finished
 
@@ -28,6 +29,7 @@ LINEAR = {"moco": 0.742, "moco_mse": 0.788, "moco_barlow": 0.771}
 PRETRAINING = {"moco": 61.0, "moco_mse": 67.0, "moco_barlow": 148.0}  # seconds
 REUSED = {"moco": -1, "moco_mse": 0.5, "moco_barlow": 1}
 N_TEST = 297
+N_VAL = 200
 CLASSES = ("no finding", "effusion", "mass <2 cm & rising")
 
 
@@ -51,6 +53,8 @@ def facts(arms: Sequence[str] = ARMS, seeds: Sequence[int] = (0, 1), **changes: 
         "failed": {},
         "metric": "auroc",
         "baseline": arms[0],
+        "decision": DecisionConfig(),
+        "promote": "intermoco promote quickstart --set dataset.name=synthetic",
     }
     return Facts(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -62,7 +66,7 @@ def dataset() -> dict[str, object]:
         "class_names": list(CLASSES),
         "channels": 1,
         "size": 32,
-        "n": {"train": 1300, "val": 200, "test": N_TEST},
+        "n": {"train": 1300, "val": N_VAL, "test": N_TEST},
         "classes": {
             "train": dict(zip(CLASSES, (800, 300, 200), strict=True)),
             "val": dict(zip(CLASSES, (123, 46, 31), strict=True)),
@@ -158,15 +162,18 @@ def _finetune(folder: Path, labels: Mapping[str, object], truth: float, noise: n
 
 
 def _predict(folder: Path, truth: float, seed: int) -> None:
-    """Test predictions of a model that is right in a share `truth` of the images, and states more."""
-    noise = np.random.default_rng([round(1000 * truth), seed])  # of its own: the scores' noise stays as it is
-    labels = noise.integers(len(CLASSES), size=N_TEST)
-    answers = np.where(noise.random(N_TEST) < truth, labels, (labels + 1) % len(CLASSES))
-    stated = noise.uniform(0.45, 1.0, N_TEST)
-    probabilities = np.repeat((1 - stated)[:, None] / (len(CLASSES) - 1), len(CLASSES), axis=1)
-    probabilities[np.arange(N_TEST), answers] = stated
-    ids = np.array([f"i{i}" for i in range(N_TEST)])
-    np.savez(folder / "predictions.npz", test_ids=ids, test_labels=labels, test_probabilities=probabilities)
+    """Predictions of a model that is right in a share `truth` of the images, and states more."""
+    arrays: dict[str, np.ndarray] = {}
+    for place, (split, n) in enumerate((("test", N_TEST), ("val", N_VAL))):
+        noise = np.random.default_rng([round(1000 * truth), seed, place][: 2 + place])  # the scores' stays as it is
+        labels = noise.integers(len(CLASSES), size=n)
+        answers = np.where(noise.random(n) < truth, labels, (labels + 1) % len(CLASSES))
+        stated = noise.uniform(0.45, 1.0, n)
+        probabilities = np.repeat((1 - stated)[:, None] / (len(CLASSES) - 1), len(CLASSES), axis=1)
+        probabilities[np.arange(n), answers] = stated
+        arrays |= {f"{split}_ids": np.array([f"{split[0]}{i}" for i in range(n)]), f"{split}_labels": labels}
+        arrays[f"{split}_probabilities"] = probabilities
+    np.savez(folder / "predictions.npz", **arrays)
 
 
 def _probe(folder: Path, labels: Mapping[str, object], noise: np.random.Generator) -> Finished:

@@ -148,7 +148,7 @@ def test_headings_step_down_one_level_at_a_time(page):
 
 def test_tables_have_captions_and_their_headings_a_scope(page):
     tables = page.all("table")
-    assert len(page.all("caption")) == len(tables) == 10  # five of the paper, verdicts, claims, dataset, two of cost
+    assert len(page.all("caption")) == len(tables) == 11  # the paper's 5, verdicts, claims, decision, data, 2 of cost
     assert all(th.get("scope") in ("col", "row", "colgroup", "rowgroup") for th in page.all("th"))
     assert all("div" in table["inside"] for table in tables)
     boxes = [e for e in page.all("div") if "scroll" in e.get("class", "")]
@@ -621,7 +621,7 @@ def test_report_md_says_what_the_page_says(built):
         "Not for clinical use.",
     ):
         assert words in text
-    assert text.count("\n| ---") == 6 + 8  # five tables, verdicts, one of each claim
+    assert text.count("\n| ---") == 7 + 8  # five tables, verdicts, decision, one of each claim
 
 
 def test_the_verdicts_csv_holds_every_table(built):
