@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import IntermocoError
+from ssl_core.errors import ExportError, IntermocoError
 from tune_jobs.promotion.candidate import Candidate
 from tune_jobs.promotion.runs import MODEL
 from tune_jobs.search.promotion import Promoted
@@ -92,7 +92,10 @@ def export(package: Package, tuned: Path, data: Path, formats: Sequence[str], wo
     writers = {"onnx": export.export_onnx, "pt2": export.export_program}
     names = {name: f"model.{name}" for name in formats}
     for name, file in names.items():
-        writers[name](predictor, work / file, check, evaluated_within=within)
+        try:
+            writers[name](predictor, work / file, check, evaluated_within=within)
+        except ExportError as error:
+            raise ExportError(f"{error}: promotion.export_within is {within:g}") from error
     return list(names.values())
 
 
