@@ -10,12 +10,15 @@ served.py                   how MLflow calls it
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import shutil
 import tempfile
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,10 @@ def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.
     Raises DataError where the dataset does not say how it was packed; ConfigError or CheckpointError where the two
     do not fit together.
     """
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    with _quiet():
+        import mlflow.pyfunc
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import ColSpec, DataType, Schema
 
     from ssl_core.predictor import Predictor
 
@@ -65,7 +69,7 @@ def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([ColSpec(DataType.double, name) for name in predictor.class_names]),
     )
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
         said = Path(scratch) / PREPROCESSING
         said.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         mlflow.pyfunc.save_model(
@@ -79,6 +83,15 @@ def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.
             metadata={"temperature": temperature, "precision": predictor.precision, "task": predictor.task},
             mlflow_model=Model(),
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's warnings about its own code, and about hints that would put a signature in place of ours."""
+    with warnings.catch_warnings():
+        for message in (".*Any type hint is inferred as AnyType", ".*Add type hints to the", "Operation with range is"):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def form_of(data: Path) -> Form:
