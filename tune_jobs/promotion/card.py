@@ -190,8 +190,8 @@ def _groups(facts: CardFacts) -> Iterator[str]:
         return
     yield (
         f"{found.groups:,} groups (patients, slides) with {found.images:,} test images. Each group counted once, "
-        f"{markup.estimate(found.accuracy)} of a group's images are called right; in the worst tenth of the groups at most "
-        f"{markup.share(found.worst_decile)}; in {found.none_right:,} groups none."
+        f"{markup.estimate(found.accuracy)} of a group's images are called right; in the worst tenth of the groups at "
+        f"most {markup.share(found.worst_decile)}; in {found.none_right:,} groups none."
     )
     yield markup.table(
         ["groups of", "groups", "images", "called right (95% interval)"],

@@ -49,18 +49,12 @@ def package(found: Promoted, candidate: Candidate, store: Store, work: Path) -> 
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """Without MLflow's warnings on its own calls of pandas, and on how a model's code might be written otherwise."""
+    """Without what MLflow's import says of its own code."""
     with warnings.catch_warnings():
-        _ignore_advice()
-        import mlflow.pyfunc  # noqa: F401  # its import warns, and puts filters of its own in front of those above
+        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+        import mlflow.pyfunc  # noqa: F401  # once a process
 
-        _ignore_advice()
-        yield
-
-
-def _ignore_advice() -> None:
-    warnings.filterwarnings("ignore", message="(?i).*type hint", category=UserWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    yield
 
 
 def as_served(found: Predictions, temperature: float) -> Predictions:
