@@ -6,15 +6,14 @@ the card without what matters least there; the whole card lies with the run, its
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.description import has_groups, images
 from analysis.names import metric_name
-from analysis.strata import Estimate
 from analysis.tables import markdown_text as safe
+from tune_jobs.promotion import markup
 from tune_jobs.promotion.gates import Gate
 from tune_jobs.promotion.measured import Measured
 from tune_jobs.promotion.registry import DESCRIPTION
@@ -96,7 +95,9 @@ def _sections(facts: CardFacts) -> dict[str, Sequence[str]]:
         "Calibration": [*_calibration(facts)],
         "Gates": [*_gates(facts)],
         "Limits": [*_limits(facts)],
-        "Where it comes from": [_list({name: f"`{_code(value)}`" for name, value in facts.lineage.items()})],
+        "Where it comes from": [
+            markup.bullets({name: f"`{markup.code(value)}`" for name, value in facts.lineage.items()})
+        ],
         "How to use it": [*_use(facts)],
     }
 
@@ -119,11 +120,11 @@ _FEW = 20
 
 def _data(facts: CardFacts) -> Iterator[str]:
     data = facts.dataset
-    yield f"{safe(str(data['name']))}: {images(data)}; fingerprint `{_code(str(data['fingerprint']))}`."
+    yield f"{safe(str(data['name']))}: {images(data)}; fingerprint `{markup.code(str(data['fingerprint']))}`."
     grouped = has_groups(data)
     head = ["", "images", *(["groups"] if grouped else [])]
     names = {"train": "training", "val": "validation", "test": "test"}
-    yield _table(
+    yield markup.table(
         head,
         [[names[s], f"{data['n'][s]:,}", *([f"{data['groups'][s]:,}"] if grouped else [])] for s in names],
     )
@@ -143,7 +144,7 @@ def _protocol(facts: CardFacts) -> Iterator[str]:
         + (f", with {len(facts.switches)} settings of its own:" if facts.switches else ".")
     )
     if facts.switches:
-        yield _list({f"`{_code(key)}`": safe(value) for key, value in facts.switches.items()})
+        yield markup.bullets({f"`{markup.code(key)}`": safe(value) for key, value in facts.switches.items()})
     over = ", ".join(f"seed {seed} {value:.4f}" for seed, value in facts.seeds.items())
     yield f"{metric_name(facts.metric)} on validation of the arm's seeds, of which this model is one: {over}."
     if facts.temperature != 1:
@@ -155,10 +156,15 @@ def _protocol(facts: CardFacts) -> Iterator[str]:
 
 def _scores(facts: CardFacts) -> Iterator[str]:
     rows = [
-        [metric_name(str(row["metric"])), _share(row["value"]), _interval(row["low"], row["high"]), f"{row['n']:,}"]
+        [
+            metric_name(str(row["metric"])),
+            markup.share(row["value"]),
+            markup.interval(row["low"], row["high"]),
+            f"{row['n']:,}",
+        ]
         for row in facts.measured.scores
     ]
-    yield _table(["score", "test", "95% interval", "images"], rows)
+    yield markup.table(["score", "test", "95% interval", "images"], rows)
     yield (
         f"Intervals are percentiles of {facts.measured.replicates:,} bootstrap resamples "
         f"{'of groups' if has_groups(facts.dataset) else 'of images'}. They say nothing of other seeds, hospitals or "
@@ -168,8 +174,11 @@ def _scores(facts: CardFacts) -> Iterator[str]:
 
 def _classes(facts: CardFacts) -> Iterator[str]:
     word = "label" if facts.dataset["task"] == "multilabel" else "class"
-    rows = [[safe(c.name), f"{c.images:,}", _estimate(c.recall), _estimate(c.auroc)] for c in facts.measured.classes]
-    yield _table([word, "test images", "recall (95% interval)", "AUROC (95% interval)"], rows)
+    rows = [
+        [safe(c.name), f"{c.images:,}", markup.estimate(c.recall), markup.estimate(c.auroc)]
+        for c in facts.measured.classes
+    ]
+    yield markup.table([word, "test images", "recall (95% interval)", "AUROC (95% interval)"], rows)
     if facts.dataset["task"] == "binary":
         yield "Recall of the first class is the specificity, of the second the sensitivity, both at 0.5."
 
@@ -181,12 +190,12 @@ def _groups(facts: CardFacts) -> Iterator[str]:
         return
     yield (
         f"{found.groups:,} groups (patients, slides) with {found.images:,} test images. Each group counted once, "
-        f"{_estimate(found.accuracy)} of a group's images are called right; in the worst tenth of the groups at most "
-        f"{_share(found.worst_decile)}; in {found.none_right:,} groups none."
+        f"{markup.estimate(found.accuracy)} of a group's images are called right; in the worst tenth of the groups at "
+        f"most {markup.share(found.worst_decile)}; in {found.none_right:,} groups none."
     )
-    yield _table(
+    yield markup.table(
         ["groups of", "groups", "images", "called right (95% interval)"],
-        [[s.name, f"{s.groups:,}", f"{s.images:,}", _estimate(s.accuracy)] for s in found.sizes],
+        [[s.name, f"{s.groups:,}", f"{s.images:,}", markup.estimate(s.accuracy)] for s in found.sizes],
     )
 
 
@@ -196,14 +205,17 @@ def _calibration(facts: CardFacts) -> Iterator[str]:
         f"Expected calibration error {test.ece:.4f} and Brier score {test.brier:.4f} on test ({val.ece:.4f} and "
         f"{val.brier:.4f} on validation). The plot is `{PLOT}`, beside this card."
     )
-    yield _table(
+    yield markup.table(
         ["probability", "test predictions", "mean probability", "happened"],
-        [[f"{b.low:.1f} to {b.high:.1f}", f"{b.n:,}", _share(b.confidence), _share(b.happened)] for b in test.bins],
+        [
+            [f"{b.low:.1f} to {b.high:.1f}", f"{b.n:,}", markup.share(b.confidence), markup.share(b.happened)]
+            for b in test.bins
+        ],
     )
 
 
 def _gates(facts: CardFacts) -> Iterator[str]:
-    yield _list({("pass" if g.passed else "**FAIL**") + f", {g.name}": safe(g.sentence) for g in facts.gates})
+    yield markup.bullets({("pass" if g.passed else "**FAIL**") + f", {g.name}": safe(g.sentence) for g in facts.gates})
     if facts.reason is not None:
         yield f"**Promoted by force.** The reason given: {safe(facts.reason)}"
 
@@ -234,32 +246,4 @@ def _use(facts: CardFacts) -> Iterator[str]:
         "```"
     )
     if facts.exports:
-        yield f"Exported as {', '.join(f'`{_code(name)}`' for name in facts.exports)}, beside this card."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _list(items: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: {text}" for name, text in items.items())
-
-
-def _estimate(found: Estimate) -> str:
-    return f"{_share(found.value)} ({_interval(found.low, found.high)})"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None or math.isnan(low):
-        return "unknown"
-    return f"{_share(low)} to {_share(high)}"
-
-
-def _share(value: float | None) -> str:
-    return "unknown" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _code(text: str) -> str:
-    """Within backticks nothing is markup but a backtick, and a line's end."""
-    return " ".join(text.replace("`", "'").split())
+        yield f"Exported as {', '.join(f'`{markup.code(name)}`' for name in facts.exports)}, beside this card."

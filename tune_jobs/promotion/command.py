@@ -49,7 +49,7 @@ def promote(
     from tune_jobs.promotion.promote import promote as run
 
     found, store = opened(study, overrides, output)
-    done = run(found, store, Asked(arm=arm, seed=seed, reason=reason if force else None, formats=formats))
+    done = run(found, store, Asked(arm=arm, seed=seed, reason=reason if force else None, formats=formats), print)
     _print(done)
     if as_json:
         print(json.dumps(done.as_json()))
@@ -82,9 +82,6 @@ def _roll_back(
 def _print(done: Promotion) -> None:
     for sentence in done.mended:
         print(f"mended: {sentence}")
-    print(f"{done.study}: {done.candidate}; {done.why}")
-    for gate in done.gates:
-        print(f"{'pass' if gate.passed else 'FAIL'}  {gate.name:12} {gate.sentence}")
     match done.outcome:
         case "already":
             print(f"version {done.version} of {done.model} is this model, and the champion already: nothing changed")

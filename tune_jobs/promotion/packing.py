@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import IntermocoError
+from ssl_core.errors import ExportError, IntermocoError
 from tune_jobs.promotion.candidate import Candidate
 from tune_jobs.promotion.runs import MODEL
 from tune_jobs.search.promotion import Promoted
@@ -49,18 +49,12 @@ def package(found: Promoted, candidate: Candidate, store: Store, work: Path) -> 
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """Without MLflow's warnings on its own calls of pandas, and on how a model's code might be written otherwise."""
+    """Without what MLflow's import says of its own code."""
     with warnings.catch_warnings():
-        _ignore_advice()
-        import mlflow.pyfunc  # noqa: F401  # its import warns, and puts filters of its own in front of those above
+        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+        import mlflow.pyfunc  # noqa: F401  # once a process
 
-        _ignore_advice()
-        yield
-
-
-def _ignore_advice() -> None:
-    warnings.filterwarnings("ignore", message="(?i).*type hint", category=UserWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    yield
 
 
 def as_served(found: Predictions, temperature: float) -> Predictions:
@@ -92,7 +86,10 @@ def export(package: Package, tuned: Path, data: Path, formats: Sequence[str], wo
     writers = {"onnx": export.export_onnx, "pt2": export.export_program}
     names = {name: f"model.{name}" for name in formats}
     for name, file in names.items():
-        writers[name](predictor, work / file, check, evaluated_within=within)
+        try:
+            writers[name](predictor, work / file, check, evaluated_within=within)
+        except ExportError as error:
+            raise ExportError(f"{error}: promotion.export_within is {within:g}") from error
     return list(names.values())
 
 

@@ -6,7 +6,7 @@ import getpass
 import json
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,14 +66,17 @@ class Asked:
     formats: tuple[str, ...] = ()  # to export as: onnx, pt2
 
 
-def promote(found: Promoted, store: Store, asked: Asked) -> Promotion:
+def promote(found: Promoted, store: Store, asked: Asked, tell: Callable[[str], None] | None = None) -> Promotion:
     """Check every gate on a study's model; where all pass, register it and make it the champion.
 
     A reason lets a champion stand that is not beaten, and no other gate. Nothing is registered where a gate fails, and
     nothing changes where the model is the champion already. One promotion a root at a time: another waits, and is then
     compared with the new champion.
 
-    Raises InputError for an arm or seed that is not there; TrackingError where MLflow is out of reach.
+    `tell` gets a line for the candidate, and one for each gate as soon as it is known.
+
+    Raises InputError for an arm or seed that is not there; TrackingError where MLflow is out of reach; ExportError,
+    with nothing registered, for a file that does not answer as the evaluation did.
     """
     candidate = choose(found, store, arm=asked.arm, seed=asked.seed)
     with held(found.study, store) as place:
@@ -88,12 +91,14 @@ def promote(found: Promoted, store: Store, asked: Asked) -> Promotion:
             tracking=mask(place.uri),
             mended=mended,
         )
+        say = tell or _unheard
+        say(f"{done.study}: {done.candidate}; {done.why}")
         same = lineage.identity(found, candidate, store)
         if champion is not None and champion.complete and same.items() <= champion.tags.items():
             return replace(done, outcome="already", version=champion.number)
         work = place.records.begin()
         try:
-            return Attempt(found, store, asked, place, candidate, champion, work).run(done)
+            return Attempt(found, store, asked, place, candidate, champion, work).run(done, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)  # what was promoted has its number by now
 
@@ -119,9 +124,12 @@ class Attempt:
     champion: Version | None
     work: Path
 
-    def run(self, done: Promotion) -> Promotion:
+    def run(self, done: Promotion, tell: Callable[[str], None]) -> Promotion:
         packed = package(self.found, self.candidate, self.store, self.work)
-        gates = tuple(evidence.gates(self.found, self.candidate, self.champion, packed, self.store, self.work))
+        gates: tuple[Gate, ...] = ()
+        for gate in evidence.gates(self.found, self.candidate, self.champion, packed, self.store, self.work):
+            tell(f"{'pass' if gate.passed else 'FAIL'}  {gate.name:12} {gate.sentence}")
+            gates = (*gates, gate)
         failed = [gate for gate in gates if not gate.passed]
         if failed and (self.asked.reason is None or not all(gate.forceable for gate in failed)):
             return replace(done, gates=gates)
@@ -208,6 +216,11 @@ _LINEAGE = (
     "code",
     "record",
 )
+
+
+def _unheard(line: str) -> None:
+    """Lines that nobody asked for."""
+    del line
 
 
 def _who() -> str:
