@@ -108,6 +108,7 @@ def test_the_saved_model_is_the_tested_one_and_carries_its_preprocessing(
         "task": "multiclass",
         "class_names": ["zero", "one", "two"],
         "channels": 1,
+        "precision": "float32",
     }
     pixels = torch.from_numpy(digits.images[digits.rows(TEST)]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
