@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -31,6 +32,8 @@ PREPROCESSING = "preprocessing.json"
 #: What the server needs. pydicom only reads DICOM; where it is not installed here, it is not asked for there.
 _PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pandas", "pillow")
 _OPTIONAL = ("pydicom",)
+
+_ADVICE = re.compile("Any type hint is inferred as AnyType|Add type hints to the|Operation with range is")
 
 
 def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.0) -> None:
@@ -88,10 +91,11 @@ def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without MLflow's warnings about its own code, and about hints that would put a signature in place of ours."""
-    with warnings.catch_warnings():
-        for message in (".*Any type hint is inferred as AnyType", ".*Add type hints to the", "Operation with range is"):
-            warnings.filterwarnings("ignore", message=message)
+    with warnings.catch_warnings(record=True) as heard:  # its own filters go before any that would be set here
         yield
+    for said in heard:
+        if not _ADVICE.search(str(said.message)):
+            warnings.warn_explicit(said.message, said.category, said.filename, said.lineno)
 
 
 def form_of(data: Path) -> Form:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,21 +38,10 @@ def package(found: Promoted, candidate: Candidate, store: Store, work: Path) -> 
     temperature = _fitted(tuned) if found.study.promotion.temperature else 1.0
     dataset = Dataset.open(data)
     try:
-        with _no_advice():
-            save_model(work / MODEL, tuned=tuned, data=data, temperature=temperature)
+        save_model(work / MODEL, tuned=tuned, data=data, temperature=temperature)
     except IntermocoError as error:
         return Package(work / MODEL, dataset, temperature, str(error))
     return Package(work / MODEL, dataset, temperature)
-
-
-@contextmanager
-def _no_advice() -> Iterator[None]:
-    """Without what MLflow's import says of its own code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
-        import mlflow.pyfunc  # noqa: F401  # once a process
-
-    yield
 
 
 def as_served(found: Predictions, temperature: float) -> Predictions:
