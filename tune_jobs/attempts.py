@@ -30,6 +30,7 @@ class Attempt:
     resumed: float | None = None  # when the checkpoint was taken that it started from; None: from nothing
     why: str | None = None  # it ended before training did
     workers: int | None = None  # where their number may change
+    room: str | None = None  # Ray's placement group that it holds, in hexadecimal
 
 
 class Attempts:
@@ -38,12 +39,12 @@ class Attempts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "attempts"
 
-    def begin(self, resumed: float | None, workers: int | None = None) -> Path:
+    def begin(self, resumed: float | None, workers: int | None = None, room: str | None = None) -> Path:
         """Note a new attempt, and that the last one ended; the file that tells of it."""
         now = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{len(self._paths()):04d}.json"
-        _write(path, Attempt(now, now, resumed, workers=workers))
+        _write(path, Attempt(now, now, resumed, workers=workers, room=room))
         return path
 
     def ended(self, why: str, *, alive: float | None = None) -> None:
@@ -52,6 +53,10 @@ class Attempts:
             paths = self._paths()
             if paths and (newest := _read(paths[-1])).why is None:
                 _write(paths[-1], replace(newest, why=why, alive=newest.alive if alive is None else alive))
+
+    def rooms(self) -> list[str]:
+        """Placement groups that attempts held, whether they are still there or not."""
+        return [room for path in self._paths() if (room := _read(path).room)]
 
     def facts(self) -> dict[str, Any]:
         """What the manifest should say: why each but the last ended, and how many seconds of it were done again."""

@@ -13,7 +13,7 @@ from tune_jobs.attempts import Attempts
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import Report, leave, settle_device
-from tune_jobs.workers import Job, run
+from tune_jobs.workers import Job, room_held, run
 
 
 def with_workers(stage: Stage, store: Store, work: Path, demand: Demand, report: Report) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _worker(settings: dict[str, Any]) -> tuple[str, int, int | None]:
         with tempfile.TemporaryDirectory(prefix="intermoco-") as own:
             leave(stage, store, Path(own), _unheard, device)
         return "", distributed.world(), most(memory)
-    Attempts(store.train_folder(stage)).begin(None)
+    Attempts(store.train_folder(stage)).begin(None, room=room_held())
     made = Path(tempfile.mkdtemp(prefix="attempt-", dir=settings["work"]))
     leave(stage, store, made, settings["report"], device)
     return made.name, distributed.world(), most(memory)

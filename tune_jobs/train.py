@@ -20,7 +20,7 @@ from tune_jobs.attempts import Attempts, Pulse
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import LEAVES, Report, typed
-from tune_jobs.workers import Fit, Job, run
+from tune_jobs.workers import Fit, Job, room_held, run
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +211,7 @@ def _fetch_checkpoint(folder: Path, left: Iterable[str]) -> tuple[int, int]:
 def _begin_attempt(folder: Path, local: Path, workers: int) -> Pulse:
     """Note an attempt that starts from the checkpoint in `local`, whose file keeps the time at which it was taken."""
     path = local / CHECKPOINT
-    return Pulse(Attempts(folder).begin(path.stat().st_mtime if path.exists() else None, workers))
+    return Pulse(Attempts(folder).begin(path.stat().st_mtime if path.exists() else None, workers, room_held()))
 
 
 def most(memory: PeakMemory) -> int | None:

@@ -15,6 +15,7 @@ from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ssl_core.errors import StageError
+from tune_jobs.attempts import Attempts
 from tune_jobs.failures import Kind, explained, kind, pauses
 from tune_jobs.rendezvous import SeveralWorkers
 from tune_jobs.stage import Demand
@@ -55,6 +56,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
     """
     lost, waits, no_room_since = 0, pauses(), None
     while True:
+        give_back(job.folder)
         trainer = TorchTrainer(
             job.do,
             train_loop_config=job.settings(),
@@ -94,6 +96,35 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
                     raise reason from None
             log.warning("%s; going on %s", _words(reason), job.goes_on)
             time.sleep(pause)
+
+
+def room_held() -> str | None:
+    """In a worker: the placement group that it and its fellows hold, in hexadecimal."""
+    from ray.util import get_current_placement_group
+
+    group = get_current_placement_group()
+    return None if group is None else str(group.id.hex())
+
+
+def give_back(folder: Path) -> None:
+    """Give back the room that earlier attempts of this driver still hold; `folder` is Ray Train's.
+
+    Where the process that called Ray Train was killed, Ray keeps the room until the driver ends. Train's own cleaner
+    gives it back only where Ray's dashboard runs, and where the cleaner itself was not killed. Then the next attempt
+    would wait for ever for room that nobody uses.
+    """
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    rooms = Attempts(folder).rooms()
+    if not rooms:
+        return
+    driver, there = ray.get_runtime_context().get_job_id(), placement_group_table()
+    for room in (room for room in rooms if room.endswith(driver)):  # a group's id ends with its driver's
+        if there.get(room, {}).get("state", "REMOVED") != "REMOVED":
+            log.warning("%s: an attempt before this one ended and left its room held; it is given back", folder.name)
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
 
 
 def _scaling(demand: Demand) -> ScalingConfig:

@@ -264,6 +264,29 @@ def pretraining(on_ray: OnRay, *, restarts: int = 3, **changes: Any) -> Stage:
     return pretrain_stage(dataclasses.replace(config, **changes), study.resources, data, {"arm": "moco"})
 
 
+def test_room_that_a_killed_attempt_left_held_is_given_back(on_ray: OnRay, tmp_path: Path) -> None:
+    """Ray keeps a placement group whose owner was killed until the driver ends."""
+    from ray.util.placement_group import placement_group, placement_group_table
+
+    @ray.remote(num_cpus=0)
+    class Killed:
+        def hold(self) -> str:
+            group = placement_group([{"CPU": 1}, {"CPU": 1}])
+            ray.get(group.ready())
+            return str(group.id.hex())
+
+    killed = Killed.remote()
+    room = ray.get(killed.hold.remote())
+    ray.kill(killed)
+    attempts, others = Attempts(tmp_path), room[:-8] + "ffffffff"
+    attempts.begin(None, room=room)
+    attempts.begin(None, room=others)  # of another driver: not ours to give back
+    attempts.begin(None)
+    assert placement_group_table()[room]["state"] == "CREATED"
+    workers.give_back(tmp_path)
+    on_ray.until(lambda: placement_group_table()[room]["state"] == "REMOVED", seconds=30)
+
+
 def test_a_slow_worker_is_waited_for_and_a_dead_one_replaced(on_ray: OnRay) -> None:
     stage = pretraining(on_ray, epochs=3)
     on_ray.runner.submit(stage)
