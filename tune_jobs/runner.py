@@ -169,9 +169,10 @@ def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:
         grown = ""
         if capacity.most_cpus or capacity.most_accelerators:
             grown = f" and may grow to {capacity.most_cpus:g} and {capacity.most_accelerators:g} (resources.most_*)"
+        there = len(capacity.by_node)
         raise InputError(
             f"{stage.name} needs {demand.workers} workers with {cpus:g} CPUs and {accelerators:g} "
             f"accelerators in all, each worker whole on a node; the cluster has {capacity.cpus:g} and "
-            f"{capacity.accelerators:g} on {len(capacity.by_node)} nodes{grown}; "
+            f"{capacity.accelerators:g} on {there} node{'s' * (there > 1)}{grown}; "
             f"lower {workers}, resources.cpus or resources.accelerators"
         )

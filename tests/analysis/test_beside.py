@@ -207,7 +207,7 @@ def test_the_page_shows_both_and_the_csv_holds_both(stages, tmp_path):
     test_report.test_headings_step_down_one_level_at_a_time(page)
     test_report.test_the_page_is_one_file_without_scripts_or_anything_from_outside(source, page)
     test_report.test_the_page_holds_no_word_of_a_programming_language(page)
-    assert len(page.all("caption")) == len(page.all("table")) == 9 + 3
+    assert len(page.all("caption")) == len(page.all("table")) == 11 + 3
     heads = [e["text"] for e in page.all("h2")]
     assert "Beside the paper: another protocol, not a replication" in heads
     assert heads.index("Beside the paper: another protocol, not a replication") < heads.index("What was studied")

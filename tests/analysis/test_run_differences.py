@@ -36,7 +36,7 @@ def stage(folder, arm, p, *, mode="full", fraction=0.01, ids=None):
 
 
 def facts(**changes):
-    return replace(fixture.facts(), seeds=(3,), downstream={"bootstrap": 200}, **changes)
+    return replace(fixture.facts(decision=None), seeds=(3,), downstream={"bootstrap": 200}, **changes)
 
 
 def test_the_interval_is_that_of_a_plain_loop_over_the_same_groups_for_both(tmp_path):

@@ -51,7 +51,7 @@ def words(found, judged=None):
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     found, stages, _ = promoted()
-    facts = fixture.facts(arms=("moco",))
+    facts = fixture.facts(arms=("moco",), decision=None)
     build(facts, [replace(s, folder=root) for s in stages], root / "tables", root / "report", found)
     return root
 
@@ -96,7 +96,10 @@ def test_a_report_without_a_search_speaks_of_none_and_keeps_no_old_table(built, 
     found, stages, _ = promoted()
     write(found, tmp_path / "tables")
     build(
-        fixture.facts(arms=("moco",)), [replace(s, folder=tmp_path) for s in stages[:2]], tmp_path / "tables", tmp_path
+        fixture.facts(arms=("moco",), decision=None),
+        [replace(s, folder=tmp_path) for s in stages[:2]],
+        tmp_path / "tables",
+        tmp_path,
     )
     assert not list((tmp_path / "tables").glob("search*"))
     assert "The search" not in (tmp_path / "report.md").read_text(encoding="utf-8")

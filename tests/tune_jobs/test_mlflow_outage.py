@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mlflow_store import shown
 from tune_jobs.executor import Done, execute
 from tune_jobs.plan import Plan
 from tune_jobs.room import Capacity
-from tune_jobs.stage import Stage
+from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.tracking import default_uri, follow, sync, ui_command
 from tune_jobs.tracking_client import IMPATIENCE
@@ -77,8 +77,11 @@ class Timed:
     def capacity(self) -> Capacity:
         return Capacity(1.0)
 
-    def submit(self, stage: Stage) -> None:
+    def submit(self, stage: Stage, nodes: Sequence[str]) -> None:
         self._running.append(stage)
+
+    def want(self, running: Iterable[Demand], ready: Iterable[Demand]) -> bool:
+        return False
 
     def wait(self, seconds: float) -> Iterable[Done]:
         time.sleep(SECONDS)

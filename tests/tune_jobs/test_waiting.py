@@ -32,11 +32,11 @@ def test_nodes_that_join_meanwhile_are_used(
     nodes = iter([Capacity(1.0), Capacity(2.0, 1.0), Capacity(4.0, 2.0), Capacity(8.0, 4.0)])
     assert waiting.await_room(lambda: fit(nodes), patience=60) == Capacity(4.0, 2.0)
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(
-        "note: pretrain moco seed 0 needs 2 workers with 2 CPUs and 2 accelerators in all, the cluster"
+    assert said == (
+        "note: pretrain moco seed 0 needs 2 workers with 2 CPUs and 2 accelerators in all, each worker whole on a "
+        "node; the cluster has 1 and 0 on 1 node; lower resources.workers, resources.cpus or resources.accelerators; "
+        "waiting up to 60 s for nodes that may join"
     )
-    assert said.endswith("the cluster has 1 and 0; lower resources.workers, resources.cpus or resources.accelerators; "
-                         "waiting up to 60 s for nodes that may join")  # fmt: skip
 
 
 def test_no_node_that_joins_is_the_error_that_it_was(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_no_node_that_joins_is_the_error_that_it_was(capsys: pytest.CaptureFixtu
             seen.append(Capacity(1.0))
             return fit(iter(seen[-1:]))
 
-        with pytest.raises(InputError, match=r"the cluster has 1 and 0; lower resources\.workers"):
+        with pytest.raises(InputError, match=r"the cluster has 1 and 0 on 1 node; lower resources\.workers"):
             waiting.await_room(look, patience=patience)
         assert len(seen) >= looks
         assert ("waiting" in capsys.readouterr().err) == (patience > 0), "a local run does not wait"

@@ -92,6 +92,7 @@ def save_model(folder: Path, *, tuned: Path, data: Path, temperature: float = 1.
 def _quiet() -> Iterator[None]:
     """Without MLflow's warnings about its own code, and about hints that would put a signature in place of ours."""
     with warnings.catch_warnings(record=True) as heard:  # its own filters go before any that would be set here
+        warnings.simplefilter("always")
         yield
     for said in heard:
         if not _ADVICE.search(str(said.message)):
