@@ -97,6 +97,7 @@ class Unwatched:
 
 
 def main(folder: Path, trials: int, concurrent: int) -> int:
+    from tune_jobs.ablate import terminable
     from tune_jobs.cluster import local_ray
     from tune_jobs.search.run import run_trials
     from tune_jobs.stage import Demand
@@ -104,7 +105,7 @@ def main(folder: Path, trials: int, concurrent: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     ledger = opened(folder, line_search(trials=trials))
     try:
-        with local_ray(cpus=concurrent):
+        with terminable(), local_ray(cpus=concurrent):
             run_trials(
                 ledger, lambda config: train(config, folder), demand=Demand(), concurrent=concurrent,
                 folder=folder / ".tune", watcher=Unwatched(),
