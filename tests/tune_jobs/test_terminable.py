@@ -24,6 +24,7 @@ def test_an_interrupt_within_a_callback_comes_again() -> None:
         raise KeyboardInterrupt
 
     before, arrived = sys.unraisablehook, False
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with terminable():
             thing = Thing()
@@ -33,6 +34,8 @@ def test_an_interrupt_within_a_callback_comes_again() -> None:
                 time.sleep(0.01)
     except KeyboardInterrupt:
         arrived = True
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
     assert arrived
     assert watched() is None
     assert sys.unraisablehook is before
