@@ -187,7 +187,7 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
             raise
         finally:
             runner.close()
-        follower.close(timeout=30)  # what it could not send goes with the tables and the report
+        follower.close(timeout=30, settle=60)  # what it could not send goes with the tables and the report
     return outcome
 
 

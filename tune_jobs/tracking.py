@@ -91,15 +91,16 @@ class Follower(Generic[T]):
             self._waiting.append(item)
             self._changed.notify()
 
-    def close(self, timeout: float) -> str | None:
+    def close(self, timeout: float, settle: float = 0.0) -> str | None:
         """Send what is left, for at most `timeout` seconds; in words, what MLflow lacks and why, if it lacks anything.
 
-        Where the last try failed there is one more, without a pause.
+        Where the last try failed there is one more, without a pause. `settle`: seconds to wait beyond for what is being
+        written then, for a `sync` that follows: two writers would take each other's for half-written, and delete it.
         """
         with self._changed:
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
-        self._thread.join(timeout)
+        self._thread.join(timeout + settle)  # after the deadline it begins with nothing more
         with self._changed:
             if not self._waiting:
                 return None

@@ -152,7 +152,7 @@ def test_a_server_lost_for_a_while_slows_nothing_and_holds_every_metric_once(
         outcome = execute(planned, store, timed, Tracked(follower.add, timed, server, count // 4, count // 2))
         assert len(outcome.executed) == count
         assert timed.longest < SECONDS + 2  # a call to a server that is away takes longer
-        follower.close(timeout=1)
+        follower.close(timeout=1, settle=60)
         partly = sum(path.startswith("toy|/") for path in seen(root))
         server.await_up()
         done = sync(study, planned, store, uri=server.uri, folder=study_folder(study, store))

@@ -176,7 +176,7 @@ def _run(begun: Begun, ledger: Ledger) -> None:
     except BaseException:
         follower.close(timeout=2)  # the next run catches up
         raise
-    follower.close(timeout=30)
+    follower.close(timeout=30, settle=60)
 
 
 def _sweep(begun: Begun, ledger: Ledger) -> None:
