@@ -194,7 +194,7 @@ def scores_at_a_glance(tables: Path, metric: str) -> tuple[list[str], list[list[
     import pandas as pd
 
     parts = [pd.read_csv(tables / f"{name}.csv") for name in ("linear", "label_efficiency")]
-    scores = pd.concat([p for p in parts if len(p)])
+    scores = pd.concat([p for p in parts if len(p)] or parts)
     scores = scores[scores["metric"] == metric].drop_duplicates(["stage", "arm"]).replace({"mode": {"scratch": "full"}})
     arms = list(dict.fromkeys(scores["arm"]))
     groups: Any = scores.sort_values("label_fraction", kind="stable").groupby(["mode", "label_fraction"], sort=False)
