@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_core.data.dataset import Task
 from ssl_core.metrics import resamples
-from ssl_core.scores import scorer, truth_of
+from ssl_core.scores import scorer, sides
 
 Floats = NDArray[np.float64]
 #: Groups by how many images they have, in words and by their bounds.
@@ -80,7 +80,7 @@ def by_class(
 
     A resample without an image of the class says nothing of it; bounds are NaN where more than half of them lack it.
     """
-    truth, called = _sides(labels, probabilities, task)
+    truth, called = sides(labels, probabilities, task)
     evaluate = scorer("auroc", labels, probabilities, task)
     hits, true = (truth & called).T.astype(np.float64), truth.T.astype(np.float64)  # (C, N)
 
@@ -105,7 +105,7 @@ def by_group(
     labels: NDArray[Any], probabilities: Floats, task: Task, *, groups: NDArray[Any], replicates: int, seed: int
 ) -> Groups:
     """How the share of images called right (multi-label: of outcomes) spreads over the groups (N,)."""
-    truth, called = _sides(labels, probabilities, task)
+    truth, called = sides(labels, probabilities, task)
     right = (truth == called).mean(axis=1) if task == "multilabel" else (truth & called).any(axis=1).astype(np.float64)
     _, of_row, count = np.unique(groups, return_inverse=True, return_counts=True)
     share = np.bincount(of_row, weights=right) / count  # (G,)
@@ -126,18 +126,6 @@ def by_group(
         none_right=int((share == 0).sum()),
         sizes=tuple(sizes),
     )
-
-
-def _sides(labels: NDArray[Any], p: Floats, task: Task) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N, C) each: whether an image is of a class (has a label), and whether it is called so."""
-    truth = truth_of(labels, p.shape[1], task)
-    match task:
-        case "binary":
-            return np.concatenate([~truth, truth], axis=1), np.concatenate([p <= 0.5, p > 0.5], axis=1)
-        case "multiclass":
-            return truth, p.argmax(axis=1)[:, None] == np.arange(p.shape[1])
-        case "multilabel":
-            return truth, p > 0.5
 
 
 def _weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Floats]:

@@ -19,7 +19,7 @@ from analysis.calibration import brier, ece
 from analysis.predictions import Predictions, read
 from analysis.tables import Finished, frame
 from ssl_core.metrics import applicable, score
-from ssl_core.scores import scorer, truth_of
+from ssl_core.scores import scorer, sides
 
 WORST_CLASS = "worst_class"
 _CLASS_COLUMNS = ("class_index", "class_name", "metric", "value", "n", "positives", "stage")
@@ -61,7 +61,7 @@ def class_table(dataset: str, finished: Sequence[Finished], class_names: Sequenc
         found = read(stage.folder, "val")
         cell = {"dataset": dataset, **{name: stage.labels.get(name) for name in labelled}}
         for metric, values in _by_class(found).items():
-            for index, (value, positives) in enumerate(zip(values, _sides(found).sum(axis=0), strict=True)):
+            for index, (value, positives) in enumerate(zip(values, _truth(found).sum(axis=0), strict=True)):
                 name = class_names[index] if class_names else ""
                 about = (index, name, metric, float(value), len(found.ids), int(positives), stage.name)
                 records.append(cell | dict(zip(_CLASS_COLUMNS, about, strict=True)))
@@ -75,7 +75,7 @@ def _finetuned(finished: Sequence[Finished]) -> Iterator[Finished]:
 def _measures(found: Predictions) -> Iterator[dict[str, Any]]:
     labels, p, task = found.labels, found.probabilities, found.task
     values: dict[str, float] = {}
-    truth = _sides(found)
+    truth = _truth(found)
     whole = bool(truth.any(axis=0).all() and (~truth).any(axis=0).all())
     for metric in applicable(task):
         values[metric] = score(metric, labels, p, task) if whole else math.nan
@@ -87,14 +87,8 @@ def _measures(found: Predictions) -> Iterator[dict[str, Any]]:
 
 def _by_class(found: Predictions) -> dict[str, NDArray[np.float64]]:
     """recall and auroc [C] of the classes or labels; NaN for one without an image, or with nothing but its images."""
-    truth, p = _sides(found), found.probabilities
-    match found.task:
-        case "binary":
-            called = np.concatenate([p <= 0.5, p > 0.5], axis=1)
-        case "multiclass":
-            called = p.argmax(axis=1)[:, None] == np.arange(p.shape[1])
-        case "multilabel":
-            called = p > 0.5
+    p = found.probabilities
+    truth, called = sides(found.labels, p, found.task)
     positives = truth.sum(axis=0)
     recall = np.divide(
         (truth & called).sum(axis=0), positives, out=np.full(len(positives), math.nan), where=positives > 0
@@ -103,7 +97,5 @@ def _by_class(found: Predictions) -> dict[str, NDArray[np.float64]]:
     return {"recall": recall, "auroc": np.broadcast_to(auroc, recall.shape)}  # binary: one curve for both classes
 
 
-def _sides(found: Predictions) -> NDArray[np.bool_]:
-    """(N, C): whether an image is of a class, or has a label; binary tasks have two classes."""
-    truth = truth_of(found.labels, found.probabilities.shape[1], found.task)
-    return np.concatenate([~truth, truth], axis=1) if found.task == "binary" else truth
+def _truth(found: Predictions) -> NDArray[np.bool_]:
+    return sides(found.labels, found.probabilities, found.task)[0]

@@ -92,3 +92,15 @@ def truth_of(labels: NDArray[Any], outputs: int, task: Task) -> NDArray[np.bool_
     wanted = np.arange(outputs) if task == "multiclass" else 1
     truth: NDArray[np.bool_] = (labels if task == "multilabel" else labels[:, None]) == wanted
     return truth
+
+
+def sides(labels: NDArray[Any], p: Floats, task: Task) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, C) each: whether an image is of a class (has a label), and whether it is called so. Binary: both classes."""
+    truth = truth_of(labels, p.shape[1], task)
+    match task:
+        case "binary":
+            return np.concatenate([~truth, truth], axis=1), np.concatenate([p <= 0.5, p > 0.5], axis=1)
+        case "multiclass":
+            return truth, p.argmax(axis=1)[:, None] == np.arange(p.shape[1])
+        case "multilabel":
+            return truth, p > 0.5
