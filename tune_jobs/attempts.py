@@ -18,6 +18,7 @@ from typing import Any
 
 #: Seconds between the signs of life of an attempt.
 ALIVE_SECONDS = 5.0
+NOTICED = "its node was about to be taken away"
 UNKNOWN = "a worker, its node or the driver was lost, or the run was stopped"
 
 
@@ -38,6 +39,7 @@ class Attempts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "attempts"
+        self._ended: Path | None = None  # the newest that is known to have ended
 
     def begin(self, resumed: float | None, workers: int | None = None, room: str | None = None) -> Path:
         """Note a new attempt, and that the last one ended; the file that tells of it."""
@@ -47,12 +49,20 @@ class Attempts:
         _write(path, Attempt(now, now, resumed, workers=workers, room=room))
         return path
 
-    def ended(self, why: str, *, alive: float | None = None) -> None:
-        """Note why the newest attempt ended, unless it knows better; and until when it went on, where that is known."""
+    def ended(self, why: str, *, alive: float | None = None) -> bool:
+        """Note why the newest attempt ended, unless it knows better; and until when it went on, where that is known.
+
+        Whether it had been given notice: said once for each attempt, for a next one may fail before it begins.
+        """
         with contextlib.suppress(OSError):  # storage may be what failed; the note is not worth another failure
             paths = self._paths()
-            if paths and (newest := _read(paths[-1])).why is None:
+            if not paths or paths[-1] == self._ended:
+                return False
+            newest, self._ended = _read(paths[-1]), paths[-1]
+            if newest.why is None:
                 _write(paths[-1], replace(newest, why=why, alive=newest.alive if alive is None else alive))
+            return newest.why == NOTICED
+        return False
 
     def rooms(self) -> list[str]:
         """Placement groups that attempts held, whether they are still there or not."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray.train.torch import TorchTrainer
 
 from ssl_core.errors import CheckpointError
-from tune_jobs.attempts import Attempts, Pulse
+from tune_jobs.attempts import NOTICED, Attempts, Pulse
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 from tune_jobs.work import LEAVES, Report, typed
@@ -89,9 +89,9 @@ def train(
         "notice": os.environ.get(WATCHER) != "0",
     }
 
-    def ended(why: str) -> None:
-        attempts.ended(why)
+    def ended(why: str) -> bool:
         _remove_half_written(folder)
+        return attempts.ended(why)
 
     job = Job(
         do=_train_worker,
@@ -286,5 +286,5 @@ class RayTrainReporter:
     def urgent(self) -> bool:
         said = self._urgent()
         if self._pulse:
-            self._pulse.beat(why="its node was about to be taken away" if said else None)
+            self._pulse.beat(why=NOTICED if said else None)
         return said

@@ -34,7 +34,7 @@ class Job:
     do: Callable[[dict[str, Any]], Any]  # what each worker calls, with the settings
     settings: Callable[[], dict[str, Any]]  # made anew for each attempt
     folder: Path  # Ray Train's; its name is the run's
-    ended: Callable[[str], None]  # called with the reason when an attempt has failed
+    ended: Callable[[str], bool]  # called with the reason when an attempt has failed; whether notice had been given
     goes_on: str  # where the next attempt begins: "from its last checkpoint"
     with_less: str  # the setting that asks for less room: "set resources.least_workers"
 
@@ -50,8 +50,9 @@ class OneWorker(TorchConfig):  # type: ignore[misc]  # ray has no types
 def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> Any:
     """Have `demand.workers` Ray Train workers do a job; what worker 0 returned.
 
-    Where a worker is lost all begin again, `demand.restarts` times; where storage refuses, after growing pauses. Raises
-    StageError where they were lost more often or there is no room for them, else what they raised, as `failure` says.
+    Where a worker is lost all begin again, `demand.restarts` times, not counting those whose node was taken away with
+    notice; where storage refuses, after growing pauses. Raises StageError where they were lost more often or there is
+    no room for them, else what they raised, as `failure` says.
     `root`, the folder of the stages, is named in errors.
     """
     lost, waits, no_room_since = 0, pauses(), None
@@ -66,7 +67,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
                 name=job.folder.name,
                 storage_path=str(job.folder.parent),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
-                # what fails comes back here, but for nodes taken away with notice: those runs go on unasked
+                # what fails comes back here, but for workers that Ray Train itself moves off a node in time
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
@@ -80,9 +81,10 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
                 continue
             no_room_since = None
             reason = failure(_by_rank(error), root)
-            job.ended(_words(reason))
-            pause = 0.0
+            noticed, pause = job.ended(_words(reason)), 0.0
             match kind(error):
+                case Kind.LOST if noticed:
+                    pass
                 case Kind.LOST if lost < demand.restarts:
                     lost += 1
                 case Kind.PASSING if (pause := next(waits, 0.0)) > 0:

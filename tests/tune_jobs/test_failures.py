@@ -27,7 +27,7 @@ from studies import miniature
 
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError, StageError
 from tune_jobs import workers
-from tune_jobs.attempts import UNKNOWN, Attempt, Attempts, Pulse, recomputed
+from tune_jobs.attempts import NOTICED, UNKNOWN, Attempt, Attempts, Pulse, recomputed
 from tune_jobs.failures import PATIENCE, Kind, explained, kind, patiently, pauses
 from tune_jobs.plan import plan, pretrain_stage
 from tune_jobs.stage import Demand, Stage
@@ -161,13 +161,13 @@ def test_each_attempt_but_the_last_is_told_with_its_reason(tmp_path: Path) -> No
     attempts = Attempts(tmp_path)
     assert attempts.facts() == {"restarts": [], "recomputed_seconds": 0.0}
     attempts.ended("nothing began yet")
-    Pulse(attempts.begin(None)).beat(at_once=True, why="its node was about to be taken away")
+    Pulse(attempts.begin(None)).beat(at_once=True, why=NOTICED)
     attempts.ended("WorkerGroupError")  # follows from it
     attempts.begin(None)
     attempts.ended("RayActorError: killed")
     attempts.begin(None)
     whys = [restart["why"] for restart in attempts.facts()["restarts"]]
-    assert whys == ["its node was about to be taken away", "RayActorError: killed"]
+    assert whys == [NOTICED, "RayActorError: killed"]
 
 
 def test_an_attempt_that_ended_for_more_workers_says_so(tmp_path: Path) -> None:
@@ -215,6 +215,10 @@ def test_workers_without_room_are_asked_for_again_then_given_up(
     ended: list[str] = []
     tries = itertools.count()
 
+    def note(why: str) -> bool:
+        ended.append(why)
+        return False
+
     def fit(trainer: Any) -> Any:
         """As Ray Train, where it did not get the workers' resources in time; at the eleventh try it does."""
         time.sleep(0.05)
@@ -226,7 +230,7 @@ def test_workers_without_room_are_asked_for_again_then_given_up(
         do=print,
         settings=dict,
         folder=tmp_path / "pretrain-0",
-        ended=ended.append,
+        ended=note,
         goes_on="from its last checkpoint",
         with_less="set resources.least_workers",
     )
@@ -237,6 +241,36 @@ def test_workers_without_room_are_asked_for_again_then_given_up(
             workers.run(job, Demand(workers=4), tmp_path, fit)
         assert next(tries) < 10
     assert ended == [], "no attempt had begun"
+
+
+def test_an_attempt_that_was_given_notice_does_not_count(tmp_path: Path) -> None:
+    attempts, folder, calls = Attempts(tmp_path), tmp_path / "pretrain-0", list[str]()
+
+    def fit(*happens: str) -> Callable[[Any], Any]:
+        """As Ray Train: what its attempts do, one after the other."""
+        left = list(happens)
+
+        def once(_: Any) -> Any:
+            calls.append(happen := left.pop(0))
+            if happen == "done":
+                return SimpleNamespace(return_value=happen)
+            if happen != "no beginning":
+                pulse = Pulse(attempts.begin(None))
+                pulse.beat(at_once=True, why=NOTICED if happen == "noticed" else None)
+            raise ControllerError(RayActorError())
+
+        return once
+
+    job = workers.Job(print, dict, folder, attempts.ended, "from its last checkpoint", "set resources.least_workers")
+    demand = Demand(workers=2, restarts=1)
+    assert workers.run(job, demand, tmp_path, fit("noticed", "noticed", "lost", "noticed", "done")) == "done"
+    assert len(calls) == 5
+    with pytest.raises(StageError, match="lost a worker 2 times"):
+        workers.run(job, demand, tmp_path, fit("lost", "noticed", "lost"))
+    # what fails before it begins was given no notice, though the attempt before it was
+    with pytest.raises(StageError, match="lost a worker 2 times"):
+        workers.run(job, demand, tmp_path, fit("noticed", "no beginning", "no beginning"))
+    assert [r["why"] for r in attempts.facts()["restarts"]].count(NOTICED) == 4
 
 
 def test_fewer_workers_are_refused_where_the_result_would_depend_on_them() -> None:
