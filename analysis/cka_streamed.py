@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
 Array = NDArray[np.float64]
 Narrow = NDArray[np.float32]
@@ -45,12 +48,11 @@ def rbf(
         held[stop:, start:stop] = held[start:stop, stop:].T
     k_rows, k_square, cross = np.zeros(n), 0.0, np.zeros(1 + len(orders))
     everyone = [np.arange(n), *orders]
-    for start, block in _kernel(x, sigmas[0], near, diagonal):
-        k_square += _both_halves(block, block)
-        _add_rows(k_rows, start, block)
-        for i, order in enumerate(everyone):
-            other = held[order[start : start + len(block)]].take(order[start:], axis=1)
-            cross[i] += _both_halves(block, other.astype(np.float32)) / _UNITS
+    with ThreadPoolExecutor(_threads()) as pool:  # numpy works outside Python's lock
+        for start, block in _kernel(x, sigmas[0], near, diagonal):
+            k_square += _both_halves(block, block)
+            _add_rows(k_rows, start, block)
+            cross += list(pool.map(partial(_with_held, held, start, block), everyone))
 
     def hsic(product: float, of_one: Array, of_other: Array) -> float:
         """<A, B> of centred matrices, from the sums of those that are not (Song et al. 2012, equation 5)."""
@@ -81,6 +83,17 @@ def _kernel(x: Narrow, sigma: float, near: float, diagonal: float) -> Iterator[t
         block -= np.float32(near)
         np.fill_diagonal(block, diagonal)
         yield start, block
+
+
+def _with_held(held: NDArray[np.int16], start: int, block: Narrow, order: Order) -> float:
+    """The share of the block's rows in the inner product with the held matrix in that order of its rows and columns."""
+    other = held[order[start : start + len(block)]].take(order[start:], axis=1)
+    return _both_halves(block, other.astype(np.float32)) / _UNITS
+
+
+def _threads() -> int:
+    """As many as BLAS takes: that follows what this process was given."""
+    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
 def _both_halves(a: Narrow, b: Narrow) -> float:
