@@ -22,7 +22,7 @@ from ssl_core.seeding import generator
 Resample = Literal["groups", "images"]
 Spread = Literal["score", "labels"]
 
-_CHUNK_BYTES = 32 << 20  # of weights held together
+_CHUNK, _CHUNK_BYTES = 250, 32 << 20  # resamples whose weights are held together, at most
 _TRIES = 10  # draws made for each replicate asked for, before a score counts as too often undefined
 
 
@@ -140,20 +140,24 @@ def _on_resamples(
     """The score's parts (K, R) on R <= `replicates` resamples that hold every class."""
     if len(groups) != len(labels):
         raise DataError(f"{len(groups)} groups for {len(labels)} images; give one for each")
-    own = resample == "images"
-    names, of_row = np.unique(np.arange(len(labels)) if own else np.asarray(groups), return_inverse=True)
     evaluate = scorer(metric, labels, probabilities, task)
-    draws = resamples(len(names), replicates * _TRIES, seed)
-    chunk = max(1, _CHUNK_BYTES // (8 * len(labels)))
+    drawn = np.arange(len(labels)) if resample == "images" else groups
     found: list[Floats] = []  # (K, r)
-    while (have := sum(parts.shape[1] for parts in found)) < replicates:
-        drawn = islice(draws, min(chunk, replicates - have))
-        counts = [np.bincount(draw, minlength=len(names)) for draw in drawn]  # R of (G,)
-        if not counts:
-            break
-        parts = evaluate(np.stack(counts, axis=1)[of_row].astype(np.float64))  # (K, R)
+    for weights in resampled_weights(drawn, replicates * _TRIES, seed):
+        parts = evaluate(weights)  # (K, R)
         found.append(parts[:, ~np.isnan(parts).any(axis=0)])
-    return np.concatenate(found, axis=1) if found else np.empty((1, 0))
+        if sum(parts.shape[1] for parts in found) >= replicates:
+            break
+    return np.concatenate(found, axis=1)[:, :replicates] if found else np.empty((1, 0))
+
+
+def resampled_weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Floats]:
+    """How often each image's group was drawn in the resamples of `groups` (N,): (N, R) of some at a time."""
+    names, of_row = np.unique(np.asarray(groups), return_inverse=True)
+    draws = resamples(len(names), replicates, seed)
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (8 * len(of_row))))
+    while counts := [np.bincount(draw, minlength=len(names)) for draw in islice(draws, chunk)]:  # R of (G,)
+        yield np.stack(counts, axis=1)[of_row].astype(np.float64)
 
 
 def resamples(groups: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -13,11 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from mlflow_store import database, mlflow_client
-from promotable import LEAK, Trained, swap, train
+from promotable import LEAK, Trained, forge, swap, train
 
+from analysis.calibration import ece
+from analysis.predictions import read
+from analysis.temperature import fit_temperature
 from ssl_core.data.dataset import Dataset
+from ssl_core.temperature import tempered
 from tune_jobs import cli
 from tune_jobs.ablate import replay
 from tune_jobs.promotion.candidate import choose
@@ -285,4 +292,62 @@ def test_bad_words_are_told_before_anything_is_done(
 ) -> None:
     assert command(*words) == 2
     assert says in capsys.readouterr().err
+    untouched(wards)
+
+
+def test_a_temperature_passes_the_calibration_gate_and_is_in_the_exported_files(
+    command: Callable[..., int], wards: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a model that was trained in bf16 where this machine multiplies it; the files compute in float32."""
+    folder = wards.folder("good", 5)
+    val, test = read(folder, "val"), read(folder, "test")
+    temperature = fit_temperature(val.labels, val.probabilities, val.task)
+    scaled = tempered(val.probabilities, temperature, val.task)
+    plain, better = (ece(val.labels, p, val.task) for p in (val.probabilities, scaled))
+    assert better < plain - 0.05, "or the gate says the same of both"
+    words = ("--arm", "good", "--seed", "5", "--set", f"promotion.ece={(plain + better) / 2}", "--export", "onnx,pt2")
+
+    assert command(*words) == 1
+    assert f"FAIL  calibration  calibration error (ECE) {plain:.4f}" in capsys.readouterr().out
+    untouched(wards)
+
+    assert command(*words, "--set", "promotion.temperature=true", "--json") == 0
+    said = capsys.readouterr().out
+    assert f"pass  calibration  calibration error (ECE) {better:.4f}" in said
+    record = Path(json.loads(said.splitlines()[-1])["record"])
+    tags = registry(wards).versions()["1"].tags
+    assert (tags["intermoco.temperature"], tags["intermoco.scaled"]) == (repr(temperature), "true")
+    card = (record / "card.md").read_text()
+    assert f"divided by the temperature {temperature:.4g}" in card
+    assert "Exported as `model.onnx`, `model.pt2`" in card
+
+    dataset = Dataset.open(wards.store.find("data", wards.stage("good", 5).inputs["data"]))
+    images = np.array(dataset.images[np.flatnonzero(np.isin(dataset.ids, test.ids))])
+    assert dataset.ids[np.isin(dataset.ids, test.ids)].tolist() == test.ids.tolist()
+    session = onnxruntime.InferenceSession(str(record / "model.onnx"), providers=["CPUExecutionProvider"])
+    answers = {
+        "onnx": session.run(["probabilities"], {"images": images})[0],
+        "pt2": torch.export.load(record / "model.pt2").module()(torch.from_numpy(images)).numpy(),
+    }
+    expected = tempered(test.probabilities, temperature, test.task)
+    for name, found in answers.items():
+        assert np.abs(found - expected).max() < 1e-4, name
+
+
+def test_a_file_that_does_not_answer_as_the_evaluation_did_stops_the_promotion(
+    command: Callable[..., int], wards: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One test image's stored probability is off by 2e-4, and the manifest says so too: no gate sees it."""
+    folder = wards.folder("good", 0)
+    with np.load(folder / "predictions.npz") as file:
+        arrays = dict(file)
+    arrays["test_probabilities"][3, 1] += 2e-4
+    np.savez(folder / "predictions.npz", **arrays)
+    forge(folder, "predictions.npz")
+    assert command("--arm", "good", "--seed", "0", "--export", "pt2") == 1
+    said = capsys.readouterr()
+    assert said.out.count("pass  ") == 6
+    assert (
+        "model.pt2 was not written: on 30 images its probabilities are up to 0.0002 from the evaluated ones" in said.err
+    )
     untouched(wards)
