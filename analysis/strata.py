@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_core.data.dataset import Task
 from ssl_core.metrics import resampled_weights, resamples
-from ssl_core.scores import scorer, sides
+from ssl_core.scores import Weights, scorer, sides
 
 Floats = NDArray[np.float64]
 #: Groups by how many images they have, in words and by their bounds.
@@ -81,7 +81,7 @@ def by_class(
     evaluate = scorer("auroc", labels, probabilities, task)
     hits, true = (truth & called).T.astype(np.float64), truth.T.astype(np.float64)  # (C, N)
 
-    def shares(weights: Floats) -> Floats:  # (N, R) -> (2, C, R)
+    def shares(weights: Weights) -> Floats:  # (N, R) -> (2, C, R)
         recall = np.divide(
             hits @ weights,
             true @ weights,

@@ -5,7 +5,7 @@ A resample of groups is a weight for each image: how often its group was drawn (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from ssl_core.config import Metric
 from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
-from ssl_core.scores import Floats, Scored, scorer, truth_of
+from ssl_core.scores import EXACT, Floats, Scored, Weights, scorer, truth_of
 from ssl_core.seeding import generator
 
 Resample = Literal["groups", "images"]
 Spread = Literal["score", "labels"]
 
-_CHUNK, _CHUNK_BYTES = 250, 32 << 20  # resamples whose weights are held together, at most
+_CHUNK_BYTES = 32 << 20  # of weights held together
 _TRIES = 10  # draws made for each replicate asked for, before a score counts as too often undefined
 
 
@@ -101,9 +101,8 @@ def bootstrap(
     because the few that do are no picture of the spread. Raises DataError where the score itself is undefined.
     """
     value = score(metric, labels, probabilities, task)
-    by_part = _on_resamples(metric, labels, probabilities, task, groups, replicates, seed, resample)
-    mixed = paper_spread == "labels" and task == "multilabel"
-    return _interval(value, by_part, len(labels), replicates, mixed=mixed)
+    (by_part,) = _on_resamples((metric,), labels, probabilities, task, groups, replicates, seed, resample)
+    return _interval(value, by_part, len(labels), replicates, mixed=_mixed(paper_spread, task))
 
 
 def resampled_scores(
@@ -123,12 +122,13 @@ def resampled_scores(
     images in the same order, pair: their difference is that on the same resampled groups.
     """
     _check(metric, labels, probabilities, task)
-    scores: Floats = _on_resamples(metric, labels, probabilities, task, groups, replicates, seed, resample).mean(axis=0)
+    (by_part,) = _on_resamples((metric,), labels, probabilities, task, groups, replicates, seed, resample)
+    scores: Floats = by_part.mean(axis=0)
     return scores
 
 
 def _on_resamples(
-    metric: Metric,
+    metrics: Sequence[Metric],
     labels: NDArray[Any],
     probabilities: NDArray[Any],
     task: Task,
@@ -136,28 +136,50 @@ def _on_resamples(
     replicates: int,
     seed: int,
     resample: Resample,
-) -> Floats:
-    """The score's parts (K, R) on R <= `replicates` resamples that hold every class."""
+) -> list[Floats]:
+    """Of each metric its score's parts (K, R) on the first R <= `replicates` resamples that hold every class."""
     if len(groups) != len(labels):
         raise DataError(f"{len(groups)} groups for {len(labels)} images; give one for each")
-    evaluate = scorer(metric, labels, probabilities, task)
-    drawn = np.arange(len(labels)) if resample == "images" else groups
-    found: list[Floats] = []  # (K, r)
-    for weights in resampled_weights(drawn, replicates * _TRIES, seed):
-        parts = evaluate(weights)  # (K, R)
-        found.append(parts[:, ~np.isnan(parts).any(axis=0)])
-        if sum(parts.shape[1] for parts in found) >= replicates:
+    weighted, size = _weighting(np.arange(len(labels)) if resample == "images" else groups)
+    evaluate = [scorer(metric, labels, probabilities, task) for metric in metrics]
+    draws = resamples(size, replicates * _TRIES, seed)
+    found: list[list[Floats]] = [[] for _ in metrics]  # of (K, r)
+    while (have := min(sum(parts.shape[1] for parts in of_one) for of_one in found)) < replicates:
+        drawn = list(islice(draws, min(_chunk(len(labels)), replicates - have)))
+        if not drawn:
             break
-    return np.concatenate(found, axis=1)[:, :replicates] if found else np.empty((1, 0))
+        weights = weighted(drawn)  # (N, r)
+        for of_one, parts in zip(found, (each(weights) for each in evaluate), strict=True):
+            of_one.append(parts[:, ~np.isnan(parts).any(axis=0)])
+    none = np.empty((1, 0))
+    return [np.concatenate(of_one, axis=1)[:, :replicates] if of_one else none for of_one in found]
 
 
-def resampled_weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Floats]:
+def resampled_weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Weights]:
     """How often each image's group was drawn in the resamples of `groups` (N,): (N, R) of some at a time."""
-    names, of_row = np.unique(np.asarray(groups), return_inverse=True)
-    draws = resamples(len(names), replicates, seed)
-    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (8 * len(of_row))))
-    while counts := [np.bincount(draw, minlength=len(names)) for draw in islice(draws, chunk)]:  # R of (G,)
-        yield np.stack(counts, axis=1)[of_row].astype(np.float64)
+    weighted, size = _weighting(groups)
+    draws = resamples(size, replicates, seed)
+    while drawn := list(islice(draws, _chunk(len(groups)))):
+        yield weighted(drawn)
+
+
+def _weighting(groups: NDArray[Any]) -> tuple[Callable[[Sequence[NDArray[np.int64]]], Weights], int]:
+    """What turns r draws of group numbers into how often each image's group was drawn (N, r); how many groups."""
+    _, of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    kind = np.float32 if len(sizes) * int(sizes.max()) <= EXACT else np.float64
+
+    def weighted(drawn: Sequence[NDArray[np.int64]]) -> Weights:
+        counts = np.empty((len(drawn), len(sizes)), kind)
+        for row, draw in zip(counts, drawn, strict=True):
+            row[:] = np.bincount(draw, minlength=len(sizes))
+        return np.take(counts.T, of_row, axis=0)
+
+    return weighted, len(sizes)
+
+
+def _chunk(images: int) -> int:
+    """Resamples whose weights are in memory at once."""
+    return max(1, _CHUNK_BYTES // (8 * images))
 
 
 def resamples(groups: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -181,19 +203,12 @@ def rows(
     """One tidy row for each metric that the task has, `metric` first; all are scored on the same resamples."""
     if metric not in applicable(task):
         raise DataError(f"metric {metric} is not defined for {task} labels; use {' or '.join(applicable(task))}")
+    names = sorted(applicable(task), key=lambda m: m != metric)
+    values = [score(name, labels, probabilities, task) for name in names]
+    drawn = _on_resamples(names, labels, probabilities, task, groups, replicates, seed, resample)
     found = []
-    for name in sorted(applicable(task), key=lambda m: m != metric):
-        interval = bootstrap(
-            name,
-            labels,
-            probabilities,
-            task,
-            groups=groups,
-            replicates=replicates,
-            seed=seed,
-            resample=resample,
-            paper_spread=paper_spread,
-        )
+    for name, value, by_part in zip(names, values, drawn, strict=True):
+        interval = _interval(value, by_part, len(labels), replicates, mixed=_mixed(paper_spread, task))
         found.append(
             {
                 "metric": name,
@@ -206,6 +221,11 @@ def rows(
             }
         )
     return found
+
+
+def _mixed(paper_spread: Spread, task: Task) -> bool:
+    """Whether the paper's deviation is that of all labels' scores thrown together."""
+    return paper_spread == "labels" and task == "multilabel"
 
 
 def _interval(value: float, by_part: Floats, n: int, replicates: int, *, mixed: bool) -> Interval:

@@ -1,12 +1,14 @@
 """Scores of weighted images for many resamples at once: the sums behind `ssl_core.metrics`.
 
 Every score takes the weights of R resamples together, (N, R), so the sorting and matching that it needs happens once.
+Weights that are whole numbers may come as float32, which halves what is read: sums are exact up to `EXACT`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +18,11 @@ from ssl_core.config import Metric
 from ssl_core.data.dataset import Task
 
 Floats = NDArray[np.float64]
+Weights = NDArray[np.float32] | Floats
 Scored = Metric | Literal["accuracy"]  # accuracy selects, but is never reported: a rare class hardly moves it
-Scorer = Callable[[Floats], Floats]  # weights (N, R) -> parts (K, R) whose mean over K is the score, NaN if undefined
+Scorer = Callable[[Weights], Floats]  # weights (N, R) -> parts (K, R) whose mean over K is the score, NaN if undefined
+
+EXACT = 2**23  # greatest sum of a resample's whole weights that float32 may carry; twice it is exact too
 
 
 def scorer(metric: Scored, labels: NDArray[Any], probabilities: NDArray[Any], task: Task) -> Scorer:
@@ -33,8 +38,8 @@ def scorer(metric: Scored, labels: NDArray[Any], probabilities: NDArray[Any], ta
         case "accuracy":
             called = probabilities > 0.5
             right = called == truth if task != "multiclass" else (probabilities.argmax(axis=1) == labels)[:, None]
-            correct = right.T.astype(np.float64)  # (K, N), one row where there are classes
-            return lambda weights: _shares(correct @ weights, weights.sum(axis=0))
+            correct = right.T.astype(np.float32)  # (K, N), one row where there are classes
+            return lambda weights: _shares(_sums(correct, weights), weights.sum(axis=0, dtype=np.float64))
         case "f1":
             called = probabilities > 0.5
         case "f1_macro" if task == "binary":
@@ -42,8 +47,8 @@ def scorer(metric: Scored, labels: NDArray[Any], probabilities: NDArray[Any], ta
             called = np.concatenate([probabilities <= 0.5, probabilities > 0.5], axis=1)
         case "f1_macro":
             called = probabilities.argmax(axis=1)[:, None] == np.arange(truth.shape[1])
-    counted = np.concatenate([truth & called, truth, called, ~truth], axis=1).T.astype(np.float64)  # (4K, N)
-    return lambda weights: _f1(counted @ weights)
+    counted = np.concatenate([truth & called, truth, called, ~truth], axis=1).T.astype(np.float32)  # (4K, N)
+    return lambda weights: _f1(_sums(counted, weights))
 
 
 @dataclass(frozen=True)
@@ -54,24 +59,52 @@ class _Ranked:
     positives: NDArray[np.int64]  # rows
     below: NDArray[np.int64]  # for each positive: negatives that score lower
     up_to: NDArray[np.int64]  # for each positive: negatives that score lower or the same
+    images: int
+
+    @cached_property
+    def sums(self) -> tuple[Any, Any]:
+        """Sparse (S + 1, N) and (S, N), to be multiplied with weights (N, R): each row of weights is read just once.
+
+        A cut is a place among the sorted negatives where positives stand. The first sums the negatives from one cut to
+        the next; the second twice the positives at each cut, or once at either cut where they tie with negatives.
+        """
+        from scipy.sparse import csr_array
+
+        cuts, placed = np.unique(np.concatenate([self.below, self.up_to]), return_inverse=True)
+        ends, ones = np.r_[0, cuts, len(self.negatives)], np.ones(max(len(self.negatives), len(placed)), np.float32)
+        between = csr_array((ones[: len(self.negatives)], self.negatives, ends), shape=(len(cuts) + 1, self.images))
+        at = csr_array((ones[: len(placed)], (placed, np.tile(self.positives, 2))), shape=(len(cuts), self.images))
+        return between, at
 
 
 def _ranked(truth: NDArray[np.bool_], scores: NDArray[Any]) -> _Ranked:
     negatives, positives = np.flatnonzero(~truth), np.flatnonzero(truth)
     negatives = negatives[np.argsort(scores[negatives])]
     below, up_to = (np.searchsorted(scores[negatives], scores[positives], side=side) for side in ("left", "right"))
-    return _Ranked(negatives, positives, below, up_to)
+    return _Ranked(negatives, positives, below, up_to, len(truth))
 
 
-def _auroc(of: _Ranked, weights: Floats) -> Floats:
+def _auroc(of: _Ranked, weights: Weights) -> Floats:
     """Mann and Whitney's form: the share of (positive, negative) pairs in the right order, a tie counting half."""
-    positive = weights[of.positives]  # (P, R)
-    passed = np.zeros((len(of.negatives) + 1, weights.shape[1]))  # weight of the k lowest negatives
-    np.cumsum(weights[of.negatives], axis=0, out=passed[1:])
-    pairs = np.einsum("pr,pr->r", positive, passed[of.below] + passed[of.up_to]) / 2
-    total = positive.sum(axis=0) * passed[-1]
+    if weights.shape[1] == 1:  # to set the sparse matrices up would take longer than they save
+        positive = weights[of.positives]  # (P, 1)
+        passed = np.zeros((len(of.negatives) + 1, 1))  # weight of the k lowest negatives
+        np.cumsum(weights[of.negatives], axis=0, out=passed[1:])
+        pairs = (positive * (passed[of.below] + passed[of.up_to])).sum(axis=0)  # twice their weight
+        total = 2 * positive.sum(axis=0) * passed[-1]
+    else:
+        between, at = of.sums
+        passed = np.cumsum(between @ weights, axis=0)  # (S + 1, R): weight of the negatives below a cut, and of all
+        doubled = at @ weights  # (S, R)
+        pairs = np.einsum("sr,sr->r", doubled, passed[:-1], dtype=np.float64)
+        total = doubled.sum(axis=0, dtype=np.float64) * passed[-1]
     auroc: Floats = np.divide(pairs, total, out=np.full(len(total), np.nan), where=total > 0)
     return auroc
+
+
+def _sums(counted: NDArray[np.float32], weights: Weights) -> Floats:
+    """(K, N) of 0 and 1, (N, R) -> (K, R)."""
+    return (counted @ weights).astype(np.float64, copy=False)
 
 
 def _f1(weights: Floats) -> Floats:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ssl_core.data.decoding import Decoded, decode
 from ssl_core.data.form import Form, Unreadable, from_array
@@ -32,6 +33,8 @@ from ssl_core.errors import DataError
 SHARD_BYTES = 64 << 20
 
 IMAGES, FACTS = "images", "facts"  # folders
+_EXACT_LINES = 256  # whose squares, of 255 at most, sum to less than 2^24: float32 holds every whole number up to it
+_CACHED = 1 << 16  # values summed together, so that they stay in the processor's cache
 _ROWS = ("readable", "width", "height", "bits", "source_bytes")  # of all images of a task
 _LIKE = "like_"  # before the names of what `describe` says
 
@@ -135,7 +138,9 @@ def make_shard(task: ShardTask) -> Made:
         described[i] = _described(pixels[i : i + 1])  # at once, in its thread, while it is in the processor's cache
         rows["readable"][i] = True
 
-    _each(fill, range(n), task.threads)
+    # `describe` multiplies small matrices: threads of the library's own would spin for most of each image
+    with threadpool_limits(1, user_api="blas"):
+        _each(fill, range(n), task.threads)
     kept = pixels if rows["readable"].all() else pixels[rows["readable"]]
     parts = [described[i] for i in sorted(described)] or [_described(kept)]
     known = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -186,11 +191,13 @@ def _described(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
 def channel_sums(images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums of the pixels, and of their squares, of each image and channel: (n, C) int64 each, exact."""
     n, height, width, channels = images.shape
-    total, squares = np.empty((2, n, channels), dtype=np.int64)
-    ones = np.ones(height * width)
+    total, squares = np.zeros((2, n, channels), dtype=np.int64)
+    lines = max(1, min(_EXACT_LINES, _CACHED // (width * channels)))
     for i, image in enumerate(images):
-        values = image.reshape(height * width, channels).astype(np.float64)  # whole numbers stay exact below 2^53
-        total[i], squares[i] = ones @ values, (values.T @ values).diagonal()
+        for top in range(0, height, lines):
+            values = image[top : top + lines].reshape(-1, width * channels).astype(np.float32)
+            for sums, of_columns in ((total, values.sum(axis=0)), (squares, np.einsum("hw,hw->w", values, values))):
+                sums[i] += of_columns.astype(np.int64).reshape(width, channels).sum(axis=0)
     return total, squares
 
 
