@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from analysis import cka
+from analysis import cka, cka_streamed
 from ssl_core.errors import DataError
 
 
@@ -198,6 +198,50 @@ def test_features_that_are_constant_up_to_rounding_have_no_cka(measure):
         found = measure(x, constant)
         assert np.isnan(found.value)
         assert found.uninformative
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """More than 100 images are many, and are taken 64 at a time."""
+    monkeypatch.setattr(cka, "MANY", 100)
+    monkeypatch.setattr(cka_streamed, "ROWS", 64)
+
+
+@pytest.mark.parametrize("measure", [linear, rbf])
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize("noise", [0.5, 20.0])
+def test_many_images_have_the_cka_that_whole_matrices_give(measure, debiased, noise, many, monkeypatch):
+    x, y = related(300, noise=noise)
+    found = measure(x, y, permutations=5, debiased=debiased)
+    monkeypatch.setattr(cka, "MANY", 300)
+    whole = measure(x, y, permutations=5, debiased=debiased)
+    for name in ("value", "null", "null_high"):
+        assert getattr(found, name) == pytest.approx(getattr(whole, name), abs=1e-5)
+    assert found.off_diagonal == pytest.approx(whole.off_diagonal, abs=1e-6)
+    assert (found.n, found.low, found.high) == (300, None, None)
+
+
+def test_many_images_of_which_one_side_is_constant_have_no_cka(many):
+    x, _ = related(300)
+    for measure in (linear, rbf):
+        assert np.isnan(measure(x, np.ones((300, 3), np.float32)).value)
+
+
+def test_the_median_distance_of_many_images_is_that_of_a_draw_of_them(many, monkeypatch):
+    x, y = related(300)
+    whole = rbf(x, y).value
+    monkeypatch.setattr(cka, "_MEDIAN_OF", 150)
+    drawn = rbf(x, y).value
+    assert drawn != whole
+    assert drawn == pytest.approx(whole, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 61])  # 6, 10, 15, 1830 pairs
+def test_the_median_distance_is_that_of_all_pairs(n):
+    x, _ = related(n)
+    centred = np.asarray(x, np.float64)
+    found = cka._median_distance(cka._squared_distances(centred))
+    assert found == pytest.approx(np.median(pdist(centred)), rel=1e-12)
 
 
 def test_features_of_different_images_are_refused():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -11,6 +12,7 @@ from analysis import probing
 from analysis.config import ProbeConfig
 from analysis.probing import probe
 from ssl_core import metrics
+from ssl_core.classifier import classification_loss
 from ssl_core.config import LabelsConfig
 from ssl_core.data.dataset import TEST, TRAIN, VAL
 from ssl_core.data.labels import label_subset
@@ -87,6 +89,30 @@ def test_probes_score_as_scikit_learns_logistic_regression_does(tmp_path, task):
         expected = np.mean([auroc(y) for y in labels.T]) if task == "multilabel" else auroc(labels)
         (found,) = [r["value"] for r in rows if (r["block"], r["metric"]) == (block, "auroc")]
         assert found == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_a_step_is_that_of_torchs_adamw_on_the_gradient_that_autograd_gives(task):
+    torch.manual_seed(0)
+    outputs, labels = 1 if task == "binary" else 3, torch.randint(2 if task != "multiclass" else 3, (40,))
+    labels = torch.randint(2, (40, 3), dtype=torch.uint8) if task == "multilabel" else labels
+    theirs, x = torch.nn.Linear(7, outputs), torch.randn(40, 7)
+    ours = [p.detach().clone() for p in theirs.parameters()]
+    steps = [probing._AdamW(p, decay) for p, decay in zip(ours, (0.1, 0.0), strict=True)]
+    optimiser = torch.optim.AdamW(
+        [{"params": [p], "weight_decay": s.weight_decay} for p, s in zip(theirs.parameters(), steps, strict=True)]
+    )
+    for step, rate in enumerate((0.1, 0.03, 0.2, 1e-3, 0.05), 1):
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad()
+        classification_loss(theirs(x), labels, task).backward()
+        optimiser.step()
+        error = probing.loss_gradient(torch.nn.functional.linear(x, *ours), labels, task)
+        for one, gradient in zip(steps, (error.t() @ x, error.sum(dim=0)), strict=True):
+            one.step(gradient, rate, step)
+        for a, b in zip(ours, theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_rows_are_the_metrics_of_the_test_predictions(features, tmp_path):

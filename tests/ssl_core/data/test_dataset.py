@@ -12,6 +12,7 @@ import pytest
 
 from ssl_core.data import dataset as module
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, pixel_statistics, shard_digests
+from ssl_core.data.sharding import channel_sums
 from ssl_core.data.shards import Shards
 from ssl_core.errors import DataError
 
@@ -170,6 +171,16 @@ def test_pixel_statistics_are_those_of_the_chosen_images_whatever_the_chunk(
     assert std == pytest.approx(tuple(chosen.std(axis=(0, 1, 2))), abs=1e-12)
     shuffled, _ = pixel_statistics(images[:, ::-1, ::-1], rows[::-1])
     assert shuffled == mean
+
+
+@pytest.mark.parametrize("shape", [(300, 40, 1), (5, 70_000, 1), (290, 17, 3)])
+def test_sums_of_pixels_are_exact_however_large_and_bright_the_image(shape: tuple[int, int, int]) -> None:
+    drawn = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    images = np.stack([np.full(shape, 255, dtype=np.uint8), drawn])
+    total, squares = channel_sums(images)
+    wide = images.reshape(2, -1, shape[2]).astype(np.int64)
+    np.testing.assert_array_equal(total, wide.sum(axis=1))
+    np.testing.assert_array_equal(squares, (wide**2).sum(axis=1))
 
 
 def test_a_constant_channel_normalises_to_zero() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_core.data import likeness
 from ssl_core.data.likeness import THUMB, candidates, describe, flat, near_duplicates
 
 Pixels = NDArray[np.uint8]
@@ -173,6 +174,14 @@ def test_thumbnails_are_means_of_areas(side: int) -> None:
     fine = np.repeat(np.repeat(grey, THUMB, axis=0), THUMB, axis=1)  # each pixel as 32 x 32, so that areas are whole
     means = fine.reshape(THUMB, side, THUMB, side).mean(axis=(1, 3))
     np.testing.assert_allclose(describe(image)["thumb"][0], means, atol=0.51)
+
+
+@pytest.mark.parametrize("side", [32, 64, 1024])
+def test_lines_that_divide_into_halves_are_averaged_without_rounding_as_by_weights(side: int) -> None:
+    image = np.random.default_rng(side).integers(0, 256, size=(side, 40)).astype(np.uint8)
+    exact = likeness._area(side).astype(np.float64) @ image
+    np.testing.assert_array_equal(likeness._lines(image), exact)
+    assert likeness._lines(image).dtype == np.float32
 
 
 def test_images_below_32_pixels_still_have_a_thumbnail() -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info
 
-from ssl_core.data import packing, planning
+from ssl_core.data import packing, planning, sharding
 from ssl_core.data.config import DatasetConfig
 from ssl_core.data.dataset import TRAIN, Dataset
 from ssl_core.data.likeness import describe
@@ -106,6 +107,24 @@ def test_the_summary_says_what_packing_cost(tree: Path, tmp_path: Path) -> None:
     assert packing["source_bytes"] == sum(p.stat().st_size for p in files)
     assert packing["bytes"] == sum(p.stat().st_size for p in (tmp_path / "out" / "images").iterdir())
     assert Dataset.open(tmp_path / "out").summary == summary
+
+
+def test_the_threads_of_blas_do_not_spin_while_images_are_decoded(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    def described(images: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(threads())
+        return describe_all(images)
+
+    describe_all, seen, before = sharding._described, list[list[int]](), threads()
+    monkeypatch.setattr(sharding, "_described", described)
+    pack(config(tree), tmp_path / "out", threads=2)
+    assert len(seen) == 39
+    assert {n for each in seen for n in each} == {1}
+    assert threads() == before
 
 
 @pytest.mark.parametrize("channels", [1, 3])
