@@ -186,10 +186,8 @@ def sync(
 
     found, store = _opened(study, overrides, output)
     uri = tracking_uri(found.study, store)
-    try:
+    with tracking.reached(uri):
         done = replay(found, store)
-    except Exception as error:  # MLflow and its stores raise many kinds
-        raise IntermocoError(f"MLflow at {tracking.mask(uri)}: {str(error).splitlines()[0]}") from error
     print(f"MLflow at {tracking.mask(uri)}: {done.created} runs written, {done.already_there} already there")
     if as_json:
         print(json.dumps({"study": found.study.study, "created": done.created, "already_there": done.already_there,

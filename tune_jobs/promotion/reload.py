@@ -23,8 +23,8 @@ from tune_jobs.promotion.gates import TOLERANCE, Reloaded
 if TYPE_CHECKING:
     from analysis.predictions import Predictions
 
-#: Validation images that are asked for again, spread evenly; original files of the source among them, beside packed
-#: images and where those cannot be given.
+#: Validation images that are asked for again, and original files of the source, beside packed images and where those
+#: cannot be given: each spread evenly, for neighbours are often of one class, one scanner and one format.
 IMAGES, FILES, FILES_ALONE = 300, 4, 48
 #: Allowed where the evaluation ran on another kind of device: arithmetic differs there, in float32 too.
 ELSEWHERE = 1e-4
@@ -51,7 +51,7 @@ def ask(dataset: Dataset, config: DatasetConfig, found: Predictions, *, evaluate
     Packed images are given as they are, for preprocessing leaves alone what has its form already. A crop does not:
     then the source's own images are given.
     """
-    picked = np.unique(np.linspace(0, len(found.ids) - 1, min(IMAGES, len(found.ids))).round().astype(np.int64))
+    picked = _spread(len(found.ids), IMAGES)
     ids, expected = found.ids[picked].tolist(), found.probabilities[picked]
     listed = listing(config) if config.crop is not None or config.source not in _ARRAYS else None
     if config.crop is None:
@@ -60,8 +60,15 @@ def ask(dataset: Dataset, config: DatasetConfig, found: Predictions, *, evaluate
         pixels = listed.pixels()[_places(listed.ids, ids)]
     else:
         pixels = np.empty((0, 1, 1, dataset.channels), dtype=np.uint8)
-    files = () if listed is None else _originals(listed, ids[: FILES if len(pixels) else FILES_ALONE])
-    return Asked(pixels, expected[: len(pixels)], files, expected[: len(files)], evaluated)
+    some = _spread(len(ids), FILES if len(pixels) else FILES_ALONE)
+    files = () if listed is None else _originals(listed, [ids[i] for i in some])
+    of_files = expected[some] if files else expected[:0]
+    return Asked(pixels, expected[: len(pixels)], files, of_files, evaluated)
+
+
+def _spread(length: int, most: int) -> NDArray[np.int64]:
+    """So many places among `length`, the first and the last included."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(np.int64))
 
 
 _ARRAYS = ("digits", "npz", "medmnist")  # sources without files, whose listing costs something all the same
