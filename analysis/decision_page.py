@@ -9,6 +9,7 @@ from analysis.decision import recommend
 from analysis.decision_words import rows, sentences
 from analysis.facts import Facts
 from analysis.names import percent
+from analysis.search import SearchCost
 from analysis.search_tables import TextTable
 from analysis.search_words import capital
 from analysis.tables import Finished, markdown_text
@@ -33,8 +34,11 @@ class DecisionSection:
         return "\n\n".join(parts)
 
 
-def section(facts: Facts, finished: Sequence[Finished]) -> DecisionSection | None:
-    """The section; None where the study says nothing of a decision. Raises DataError for damaged predictions."""
+def section(facts: Facts, finished: Sequence[Finished], search: SearchCost | None = None) -> DecisionSection | None:
+    """The section; None where the study says nothing of a decision. Raises DataError for damaged predictions.
+
+    `search`: what the arms took that a search found.
+    """
     if facts.decision is None:
         return None
     try:
@@ -55,5 +59,7 @@ def section(facts: Facts, finished: Sequence[Finished]) -> DecisionSection | Non
         groups={"": body},
     )
     return DecisionSection(
-        sentences=tuple(sentences(decision)), table=table, command=f"{facts.promote} --arm {decision.chosen.arm}"
+        sentences=tuple(sentences(decision, search=search)),
+        table=table,
+        command=f"{facts.promote} --arm {decision.chosen.arm}",
     )

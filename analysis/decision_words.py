@@ -11,6 +11,7 @@ from analysis.model_costs import COSTS, objective_name
 from analysis.names import SCORES, arm_name, metric_name, percent
 from analysis.packed import duration
 from analysis.ranking import SAME_COST, Configuration
+from analysis.search import SearchCost
 from analysis.search_words import capital, counted, listed
 
 Name = Callable[[str], str]
@@ -39,8 +40,11 @@ def rows(decision: Decision, name: Name = arm_name) -> tuple[list[str], list[lis
     return header, found
 
 
-def sentences(decision: Decision, name: Name = arm_name) -> list[str]:
-    """What to ship and why, how sure that is, what would change it, and what is missing."""
+def sentences(decision: Decision, name: Name = arm_name, search: SearchCost | None = None) -> list[str]:
+    """What to ship and why, how sure that is, what would change it, and what is missing.
+
+    `search`: what finding some of the arms took; the costs are of making one model by settings that are known.
+    """
     found = [
         _recommendation(decision, name),
         _reason(decision, name),
@@ -49,6 +53,7 @@ def sentences(decision: Decision, name: Name = arm_name) -> list[str]:
         _seed(decision),
         _missing(decision, name),
         *decision.ranking.notes,
+        _search(decision, search, name),
         "Chosen on validation images alone; no test image was looked at.",
     ]
     return [sentence for sentence in found if sentence]
@@ -168,6 +173,19 @@ def _missing(decision: Decision, name: Name) -> str:
                      "have.")  # fmt: skip
     parts += [f"{name(c.arm)} is {c.note}." for c in ranking.configurations if c.rank is None]
     return " ".join(parts)
+
+
+def _search(decision: Decision, search: SearchCost | None, name: Name) -> str:
+    arms = [name(c.arm) for c in decision.ranking.configurations if search and c.arm in search.arms]
+    if not search or not arms:
+        return ""
+    took = duration(search.accelerator_seconds or search.seconds)
+    what = "accelerator time" if search.accelerator_seconds else "wall time"
+    trials = counted(search.trials, "trial")
+    return (
+        f"What the search took to find {listed(arms)} is in none of these costs: training its {trials} took {took} of "
+        f"{what}. It is paid once, and not again for another model with the same settings."
+    )
 
 
 def _verdict(decision: Decision, c: Configuration) -> str:

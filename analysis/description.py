@@ -116,7 +116,8 @@ def caveats(
             "KS mixes performance with calibration.",
             "A model can be far from the reference because it ranks images worse or because it is more or less "
             "confident. Calibration error and Brier score stand beside it for that reason. A distance no larger than "
-            "the noise floor, which is that between seeds of the reference, means no difference.",
+            "the noise floor, which is that between seeds of the reference, means no difference; where the reference "
+            "has one seed, no distance is ranked.",
         ),
         (
             "The paper's interval is no confidence interval.",

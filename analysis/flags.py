@@ -1,4 +1,5 @@
-"""Which numbers rank nobody: a KS distance from a reference that knows nothing, or a lead within the noise floor.
+"""Which numbers rank nobody: a KS distance from a reference that knows nothing, or a lead within the noise floor, or
+one without a floor to hold it against.
 
 CKA brings its own flag (see `cka.Similarity`). A flagged number is shown with a mark, and is never bold, never the one
 that leads, never better or worse than another.
@@ -38,10 +39,10 @@ def _not_better_than_chance(scores: DataFrame) -> set[tuple[Any, Any]]:
     return set(zip(rows["arm"], rows["seed"], strict=True))
 
 
-def noise_floor(table: DataFrame) -> float:
-    """KS distance between seeds of the reference itself; 0 where it is not known."""
+def noise_floor(table: DataFrame) -> float | None:
+    """KS distance between seeds of the reference itself; None where it has one seed, so that nobody knows."""
     floors = table["floor"].dropna() if "floor" in table else table["value"].iloc[:0]
-    return float(floors.mean()) if len(floors) else 0.0
+    return float(floors.mean()) if len(floors) else None
 
 
 def unranked(table: DataFrame) -> bool:
@@ -61,8 +62,13 @@ def not_ranked(table: DataFrame, means: Series[float]) -> str:
             "shown to be better than chance"
         )
     floor = noise_floor(table)
-    if len(means) < 2 or means.iloc[1] - means.iloc[0] > floor:
+    if len(means) < 2 or (floor is not None and means.iloc[1] - means.iloc[0] > floor):
         return ""
+    if floor is None:
+        return (
+            f"no arm is called closest to the best model trained on all labels ({reference}): that model has one seed, "
+            "so by how much its own seeds differ is not known"
+        )
     first, second = (arm_name(str(arm)) for arm in means.index[:2])
     values = " and ".join(number(float(value), "ks") for value in means.iloc[:2])
     return (

@@ -125,6 +125,8 @@ def legend(name: str, table: DataFrame) -> str:
             parts.append(f"Mean of {seeds} seeds (lowest–highest).")
     if name == "ks":
         parts.insert(0, reference(table))
+        if "floor" not in table or table["floor"].isna().all():
+            parts.append("The noise floor is not known, because the reference has one seed; so no distance is ranked.")
     if "uninformative" in table and table["uninformative"].fillna(False).any():
         alike = "features that have nothing in common would score as high"
         weak = "the reference itself is not shown to be better than chance"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,10 +50,11 @@ def page_table(name: str, tables: Mapping[str, DataFrame], facts: Facts) -> dict
     }
 
 
-def _best(name: str, cells: DataFrame, facts: Facts, floor: float) -> set[tuple[int, int]]:
+def _best(name: str, cells: DataFrame, facts: Facts, floor: float | None) -> set[tuple[int, int]]:
     """Places of the best mean: in a row of arms, or in a column where arms run down. Feature reuse has no best.
 
-    Nor has a line in which a number is flagged, or one of KS distances of which a second is within `floor` of the best.
+    Nor has a line in which a number is flagged, or one of KS distances of which a second is within `floor` of the best:
+    where that is not known, any may be.
     """
     reference = {arm_name(arm) for arm, config in facts.arms.items() if config is None} if name == "linear" else set()
     ranked = [j for j, column in enumerate(cells.columns) if _parts(column)[-1] not in reference]
@@ -74,7 +76,8 @@ def _best(name: str, cells: DataFrame, facts: Facts, floor: float) -> set[tuple[
         if len(found) > 1 and not any(cell.flagged for cell in found.values()):
             pick = min if name == "ks" else max
             top = pick(found.values(), key=lambda cell: cell.value)
-            near = [cell for cell in found.values() if cell.metric == "ks" and abs(cell.value - top.value) <= floor]
+            reach = math.inf if floor is None else floor
+            near = [cell for cell in found.values() if cell.metric == "ks" and abs(cell.value - top.value) <= reach]
             if len(near) > 1:  # of distances the best itself is near
                 continue
             best |= {place for place, cell in found.items() if cell.mean == top.mean}  # equal as printed is equal

@@ -27,7 +27,7 @@ from analysis.names import arm_name, metric_name
 from analysis.page import arm_cost_rows, cost_rows, page_table, paper_section, verdict_rows
 from analysis.pairing import paired_by
 from analysis.pictures import effects_picture, pictures, search_pictures
-from analysis.search import SearchFindings
+from analysis.search import SearchFindings, search_cost
 from analysis.study_claims import study_claims
 from analysis.summary import flagged, judge, sentences
 from analysis.tables import NAMES, Finished, markdown, markdown_text, tidy, write
@@ -83,7 +83,7 @@ def build(
     verdicts = verdict_rows(tables["verdicts"], facts)
     tables["claims"] = study_claims(tables, facts)
     claims = claims_page.section(tables["claims"], tables, facts, dataset)
-    decision = decision_page.section(facts, finished)
+    decision = decision_page.section(facts, finished, search_cost(search.trials, search.promoted) if search else None)
     paper = paper_section(tables, facts)
     (tables_folder / "beside_paper.csv").unlink(missing_ok=True)
     if paper:

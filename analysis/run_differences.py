@@ -6,9 +6,7 @@ about the arms: another seed trains two other models, and only seeds tell how mu
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 
 from analysis.facts import Facts
+from analysis.predictions import FILE, Predictions, read
 from analysis.tables import Finished
-from ssl_core.data.dataset import Task
-from ssl_core.errors import DataError
 from ssl_core.metrics import resampled_scores, score
 
 NAME = "run_differences"
@@ -34,25 +31,6 @@ CAVEAT = (
     "how much another training run would, and is no significance.",
 )
 _Cell = tuple[str, float]  # mode, label fraction
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """A model's test predictions, as its fine-tuning left them."""
-
-    ids: NDArray[np.str_]
-    groups: NDArray[Any]
-    labels: NDArray[Any]
-    probabilities: NDArray[np.float64]  # (N, K)
-
-    @property
-    def task(self) -> Task:
-        if self.labels.ndim == 2:
-            return "multilabel"
-        return "binary" if self.probabilities.shape[1] == 1 else "multiclass"
-
-    def same_images(self, other: _Tested) -> bool:
-        return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
 
 
 def add(
@@ -89,7 +67,7 @@ def _cells(finished: Sequence[Finished]) -> dict[_Cell, dict[str, Path]]:
     """Folders of fine-tuned models by arm, by mode and label fraction; training from scratch is of mode full."""
     found: dict[_Cell, dict[str, Path]] = {}
     for stage in finished:
-        if stage.kind == "finetune" and (stage.folder / "predictions.npz").is_file():
+        if stage.kind == "finetune" and (stage.folder / FILE).is_file():
             mode = "full" if stage.labels["mode"] == "scratch" else str(stage.labels["mode"])
             cell = (mode, float(str(stage.labels["label_fraction"])))
             found.setdefault(cell, {})[str(stage.labels["arm"])] = stage.folder
@@ -100,12 +78,12 @@ def _compared(cell: _Cell, models: Mapping[str, Path], facts: Facts) -> Iterator
     against = facts.compared_with
     if against is None or against not in models or len(models) < 2:
         return
-    base = _read(models[against])
+    base = read(models[against], "test")
     base_score, base_scores = _scores(base, facts)
     by_image = facts.downstream.get("resample") == "images"
     for arm, folder in models.items():
-        tested = base if arm == against else _read(folder)
-        if arm == against or not tested.same_images(base):
+        tested = base if arm == against else read(folder, "test")
+        if arm == against or not _same_images(tested, base):
             continue
         value, scores = _scores(tested, facts)
         gaps = scores - base_scores
@@ -126,11 +104,15 @@ def _compared(cell: _Cell, models: Mapping[str, Path], facts: Facts) -> Iterator
         }
 
 
+def _same_images(a: Predictions, b: Predictions) -> bool:
+    return np.array_equal(a.ids, b.ids) and np.array_equal(a.labels, b.labels)
+
+
 def _replicates(facts: Facts) -> int:
     return max(2, int(facts.downstream.get("bootstrap", 1000)))
 
 
-def _scores(tested: _Tested, facts: Facts) -> tuple[float, NDArray[np.float64]]:
+def _scores(tested: Predictions, facts: Facts) -> tuple[float, NDArray[np.float64]]:
     """The score on the test images and on each resample of them."""
     metric: Any = facts.metric
     about = (metric, tested.labels, tested.probabilities, tested.task)
@@ -142,17 +124,3 @@ def _scores(tested: _Tested, facts: Facts) -> tuple[float, NDArray[np.float64]]:
         resample=facts.downstream.get("resample", "groups"),
     )
     return score(*about), on_resamples
-
-
-def _read(folder: Path) -> _Tested:
-    path = folder / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return _Tested(
-                ids=file["test_ids"],
-                groups=file["test_groups"],
-                labels=file["test_labels"],
-                probabilities=file["test_probabilities"].astype(np.float64),
-            )
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}); remove {folder} and fine-tune again") from error

@@ -131,6 +131,26 @@ def saved(trials: DataFrame, curves: DataFrame, epochs: float | None = None) -> 
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchCost:
+    """What a search took to find arms that nobody had named: training all its trials, whatever became of them."""
+
+    arms: tuple[str, ...]
+    trials: int
+    seconds: float
+    accelerator_seconds: float  # 0 on a machine without any
+
+
+def search_cost(trials: DataFrame, promoted: Mapping[int, str]) -> SearchCost:
+    """Of `SearchFindings.trials` and `promoted`; a trial whose seconds are not known counts as none.
+
+    A best trial that the study, or the paper, has under another name is not what the search was needed for.
+    """
+    seconds, accelerator = (float(_floats(trials, name).sum()) for name in ("seconds", "accelerator_seconds"))
+    arms = tuple(arm for number, arm in promoted.items() if arm.startswith(f"trial_{number}"))
+    return SearchCost(arms=arms, trials=len(trials), seconds=seconds, accelerator_seconds=accelerator)
+
+
 def _floats(trials: DataFrame, column: str) -> Series[float]:
     if column not in trials:
         return Series(math.nan, index=trials.index, dtype=float)

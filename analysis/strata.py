@@ -6,23 +6,20 @@ The interval resamples groups, as that of the whole score does (`ssl_core.metric
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_core.data.dataset import Task
-from ssl_core.metrics import resamples
-from ssl_core.scores import scorer, sides
+from ssl_core.metrics import resampled_weights, resamples
+from ssl_core.scores import Weights, scorer, sides
 
 Floats = NDArray[np.float64]
 #: Groups by how many images they have, in words and by their bounds.
 SIZES = (("1 image", 1, 1), ("2 to 5 images", 2, 5), ("6 or more images", 6, math.inf))
-
-_CHUNK_BYTES = 32 << 20  # of weights held together
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def by_class(
     evaluate = scorer("auroc", labels, probabilities, task)
     hits, true = (truth & called).T.astype(np.float64), truth.T.astype(np.float64)  # (C, N)
 
-    def shares(weights: Floats) -> Floats:  # (N, R) -> (2, C, R)
+    def shares(weights: Weights) -> Floats:  # (N, R) -> (2, C, R)
         recall = np.divide(
             hits @ weights,
             true @ weights,
@@ -94,7 +91,9 @@ def by_class(
         return np.stack([recall, np.broadcast_to(evaluate(weights), recall.shape)])
 
     value = shares(np.ones((len(labels), 1)))[:, :, 0]
-    drawn = np.concatenate([shares(w) for w in _weights(groups, replicates, seed)] or [value[..., None]], axis=2)
+    drawn = np.concatenate(
+        [shares(w) for w in resampled_weights(groups, replicates, seed)] or [value[..., None]], axis=2
+    )
     return [
         OfClass(name, int(truth[:, c].sum()), *(_estimate(value[i, c], drawn[i, c]) for i in range(2)))
         for c, name in enumerate(names)
@@ -126,15 +125,6 @@ def by_group(
         none_right=int((share == 0).sum()),
         sizes=tuple(sizes),
     )
-
-
-def _weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Floats]:
-    """How often each image's group was drawn, (N, R), some resamples at a time."""
-    names, of_row = np.unique(groups, return_inverse=True)
-    draws = resamples(len(names), replicates, seed)
-    chunk = max(1, _CHUNK_BYTES // (8 * len(groups)))
-    while counts := [np.bincount(draw, minlength=len(names)) for draw in islice(draws, chunk)]:
-        yield np.stack(counts, axis=1)[of_row].astype(np.float64)
 
 
 def _estimate(value: float, drawn: Floats) -> Estimate:

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from analysis import leaders
-from analysis.flags import not_ranked
+from analysis.flags import noise_floor, not_ranked
 from analysis.layout import levels
 from analysis.names import arm_name, metric_name, number, percent
 from analysis.significance import verdicts
@@ -186,7 +186,7 @@ def flagged(table: DataFrame) -> str:
 def _distances(table: DataFrame, baseline: str | None) -> str:
     """Which arm's outputs on the smallest fraction come closest to the reference."""
     table = table[table["label_fraction"] < 1]
-    if table.empty:
+    if table.empty or table["arm"].nunique() < 2:
         return ""
     smallest = levels(table, "label_fraction")[0]
     ranked = leaders.ranked(table[table["label_fraction"] == smallest], best="low")
@@ -196,9 +196,8 @@ def _distances(table: DataFrame, baseline: str | None) -> str:
     compared = [f"KS distance {number(leaders.mean(ranked, 0), 'ks')}"]
     if baseline and baseline in ranked and baseline != first:
         compared.append(f"{arm_name(baseline)} {number(float(ranked[baseline].mean()), 'ks')}")
-    floors = table["floor"].dropna()
-    if len(floors):
-        compared.append(f"its seeds differ by {number(float(floors.iloc[0]), 'ks')} already")
+    if (floor := noise_floor(table)) is not None:
+        compared.append(f"its seeds differ by {number(floor, 'ks')} already")
     return (
         f"with {percent(smallest)} of the labels the outputs of {arm_name(first)} come closest to the best model "
         f"trained on all of them, {arm_name(table.iloc[0]['reference_arm'])} ({'; '.join(compared)})"

@@ -74,7 +74,7 @@ def save_classifier(
 ) -> None:
     """Write `model.pt`: an encoder file (`load_encoder` reads it) with a classifier, and what its outputs mean.
 
-    `precision` is the encoder's when it was evaluated: in another one its probabilities are other numbers.
+    `precision` is the encoder's when it was evaluated, not trained: in another one its probabilities are other numbers.
     """
     head = {name: tensor.detach().cpu() for name, tensor in model.head.state_dict().items()}
     payload = encoder_payload(model.encoder, mean, std)
@@ -85,7 +85,8 @@ def save_classifier(
 def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """(model in eval mode on the CPU, {"mean", "std", "task", "class_names", "channels", "precision"}) of a `model.pt`.
 
-    Files that do not say in which precision they were evaluated are taken for `auto`, which most studies leave it at.
+    Files that do not say in which precision they were evaluated are old, and taken for `auto`: evaluation was then in
+    that of the training, which most studies left at it.
     """
     payload = checkpoint.load(path)
     if "head" not in payload:

@@ -271,6 +271,7 @@ class FinetuneConfig:
     # (the authors') all labels' scores thrown together
     paper_spread: Literal["score", "labels"] = "score"
     normalise: bool = True
+    # of the training and the evaluations that select; the selected weights are scored, stored and served in float32
     precision: Precision = "auto"
     seed: int = 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.config import Precision
+
+_TF32 = threading.Lock()  # whoever turns it off holds this
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,6 +47,26 @@ def settled(device: torch.device, precision: Precision) -> Literal["bf16", "floa
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context of a forward pass. Weights, gradients and losses stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settled(device, precision) == "bf16")
+
+
+@contextlib.contextmanager
+def inference(device: torch.device, precision: Precision) -> Iterator[None]:
+    """The context of a forward pass whose numbers are kept: as `autocast`, but float32 is float32 everywhere.
+
+    An accelerator's convolutions otherwise round it to TF32, three digits. That switch is the process's, so threads
+    take turns there.
+    """
+    with autocast(device, precision):
+        if device.type != "cuda":
+            yield
+            return
+        with _TF32:
+            former = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False
+            try:
+                yield
+            finally:
+                torch.backends.cudnn.allow_tf32 = former
 
 
 def fuses(device: torch.device) -> bool:

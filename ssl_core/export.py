@@ -4,10 +4,10 @@ The graph takes pixels in their form, uint8 [B, S, S, C] with B of any size, to 
 the stored predictions: 1 for two classes (of the second one). Normalisation and temperature are inside, all in float32.
 Resizing is not: `ssl_core.data.form` does it, and another library's resize gives other pixels.
 
-A file gets its name only after it was loaded anew and has answered on a whole split within 1e-4 of the evaluation.
-A model that was evaluated in bf16 does not: its own weights in float32 are that far from what was stored (1.7e-2 at
-most on 618 chest X-rays). Then the file is held to the float32 answers of the same weights, and the distance from the
-stored ones has to be allowed by name (`evaluated_within`), or the fine-tuning repeated in float32.
+A file gets its name only after it was loaded anew and has answered on a whole split within 1e-4 of the evaluation,
+which is in float32 too, whatever the training's precision. Where it does not, the file is held to what the same weights
+answer here. If it is right by that, the evaluation is what differs (other weights, another machine, or bf16, in which
+earlier versions evaluated), and the distance has to be allowed by name (`evaluated_within`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_core import devices
 from ssl_core.augment import normalise, prepare
 from ssl_core.classifier import Classifier, probabilities
 from ssl_core.data.dataset import Task
@@ -167,12 +166,11 @@ def _checked(predictor: Predictor, run: Run, check: Check, evaluated_within: flo
             f"above {TOLERANCE:g}; export with the torch version that the model was trained with"
         )
     if from_evaluated > evaluated_within:
-        precision = devices.settled(predictor.device, predictor.precision)
         raise ExportError(
             f"{path} was not written: on {n} images its probabilities are up to {from_evaluated:.2g} from the "
-            f"evaluated ones, above {evaluated_within:g}. The graph is right ({from_float32:.2g} from the same weights "
-            f"in float32): the evaluation ran in {precision} on {predictor.device.type}, or other weights were "
-            "evaluated; fine-tune with precision float32, or allow the difference (evaluated_within)"
+            f"evaluated ones, above {evaluated_within:g}. The graph is right ({from_float32:.2g} from what the weights "
+            "answer here): other weights were evaluated, or on a machine that computes otherwise; fine-tune again, or "
+            "allow the difference (evaluated_within)"
         )
     return Agreement(images=n, from_evaluated=from_evaluated, from_float32=from_float32)
 

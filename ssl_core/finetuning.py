@@ -3,6 +3,10 @@
 Selection looks at the validation split only. The weights that are saved and tested are those of the best evaluation,
 or under `evaluate: last` of the last. A run keeps no checkpoint: it is short, and begun again it ends in the same bits.
 
+Training, and the validation passes that select, run in `config.precision`: the curve in metrics.jsonl is in it. What is
+kept of the selected weights, their probabilities and all scores, is computed anew in float32, so that an exported file
+and another machine give the same.
+
 Several workers share each batch and each split; batch norm sees whole batches, so they end where one worker ends.
 """
 
@@ -25,7 +29,7 @@ from ssl_core.batch_norm import synchronise
 from ssl_core.batches import Batches, Rows, statistics
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, classification_loss, probabilities, save_classifier
-from ssl_core.config import FinetuneConfig
+from ssl_core.config import FinetuneConfig, Precision
 from ssl_core.data.dataset import TEST, VAL, Dataset
 from ssl_core.data.labels import label_subset
 from ssl_core.downstream import (
@@ -47,6 +51,9 @@ from ssl_core.terms import read_terms
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
+#: The precision of the probabilities that are stored, whatever the training's.
+EVALUATED: Precision = "float32"
+
 
 def finetune(
     config: FinetuneConfig,
@@ -62,9 +69,10 @@ def finetune(
     `encoder` is an `encoder.pt` for the modes `linear` (it stays as it is, to the last bit, unless `frozen_norm` is
     moving) and `full`, and None for `scratch`, which starts from the weights that pretraining of the same seed starts
     from. Leaves `model.pt`, `predictions.npz`, `metrics.jsonl`, `rows.json` and `samples.json` in `workdir`.
-    predictions.npz holds `val_score`, the tested weights' score in `metric`, and ids, groups, labels and probabilities
-    [n, K] float64 of the images scored. In an initialised torch.distributed group every worker calls this with the same
-    arguments and a `workdir` of its own; worker 0 writes the files and gets the rows, the others get none.
+    predictions.npz holds ids, groups, labels and probabilities [n, K] float64 of the images scored, and `val_score`,
+    what `metric` says of those of validation: of a run in float32 the selected evaluation's score in the curve, of one
+    in bf16 near it. In an initialised torch.distributed group every worker calls this with the same arguments and a
+    `workdir` of its own; worker 0 writes the files and gets the rows, the others get none.
 
     Raises ConfigError or DataError, before any training, where mode, encoder, dataset and metric do not fit together;
     NonFiniteError if a loss becomes NaN or infinite.
@@ -75,8 +83,8 @@ def finetune(
     if writes:
         _write_json(workdir / "samples.json", run.samples())
 
-    val_score = run.train(MetricsLog(workdir / "metrics.jsonl") if writes else None, reporter)
-    arrays: dict[str, Any] = {"val_score": val_score}
+    run.train(MetricsLog(workdir / "metrics.jsonl") if writes else None, reporter)
+    arrays: dict[str, Any] = {}
     for name, split in (("val", VAL), ("test", TEST)):
         rows = run.scored[split]
         arrays |= {
@@ -87,10 +95,10 @@ def finetune(
         }
     if not writes:
         return []
-    np.savez(workdir / "predictions.npz", **arrays)
+    val_score = metrics.score(config.metric, arrays["val_labels"], arrays["val_probabilities"], dataset.task)
+    np.savez(workdir / "predictions.npz", val_score=val_score, **arrays)
     about: dict[str, Any] = {"task": dataset.task, "class_names": dataset.class_names}
-    precision = devices.settled(run.device, config.precision)
-    save_classifier(workdir / "model.pt", run.model, *stats, **about, precision=precision)
+    save_classifier(workdir / "model.pt", run.model, *stats, **about, precision=EVALUATED)
 
     scores = metrics.rows(
         arrays["test_labels"],
@@ -142,7 +150,8 @@ class Finetuning:
         self.optimiser = adaptive(
             config.optimiser, groups, learning_rate=config.learning_rate, fused=devices.fuses(device)
         )
-        self._embeddings: dict[int, list[Tensor]] = {}  # of a fixed encoder, by split: they never change
+        # of a fixed encoder, by split and precision: they never change
+        self._embeddings: dict[tuple[int, Precision], list[Tensor]] = {}
 
     def samples(self) -> dict[str, Any]:
         """Which labelled training samples this run sees."""
@@ -157,14 +166,11 @@ class Finetuning:
             class_names=dataset.class_names,
         )
 
-    def train(self, log: MetricsLog | None, reporter: Reporter) -> float:
-        """Train, evaluate `config.evaluations` times at most, put the weights to be tested back.
-
-        Returns their validation score in `config.metric`, whatever they were selected by.
-        """
+    def train(self, log: MetricsLog | None, reporter: Reporter) -> None:
+        """Train, evaluate `config.evaluations` times at most, put the weights to be tested back."""
         config, evaluations = self.config, set(evaluation_steps(self.steps, self.config.evaluations))
         best, stale = -math.inf, 0
-        tested, weights = -math.inf, dict[str, Tensor]()
+        weights: dict[str, Tensor] = {}
         recent: list[dict[str, Tensor]] = []
         losses: list[float] = []
         began, seen = time.perf_counter(), 0
@@ -192,14 +198,12 @@ class Finetuning:
             reporter.metrics(values)
             better = values[f"val_{self.selects_by}"] > best
             if better or config.evaluate == "last":
-                tested = values[f"val_{config.metric}"]
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             best, stale = (values[f"val_{self.selects_by}"], 0) if better else (best, stale + 1)
             if stale == config.patience:
                 break
             losses, began, seen = [], time.perf_counter(), 0
         self._put_back(weights)
-        return tested
 
     def _step(self, step: int, rows: Rows) -> Tensor:
         """One optimisation step on the global batch `rows`; its loss, still on the device.
@@ -209,7 +213,9 @@ class Finetuning:
         config, own = self.config, rows[distributed.share(len(rows))]
         self.model.train()
         (view,) = self.batches.views(rows, augmentation(config), random_generator(config.seed, "views", step), 1)
-        logits = self.model.head(self._embed(view))
+        with devices.autocast(self.device, config.precision):
+            embedding = self.model.encoder(view)[0]
+        logits = self.model.head(embedding)  # the classifier never runs in reduced precision
         loss = classification_loss(logits, self._labels(own), self.dataset.task)
         loss = distributed.weighted(loss, len(own), len(rows))
         for group in self.optimiser.param_groups:
@@ -220,15 +226,12 @@ class Finetuning:
         self.optimiser.step()
         return loss.detach()
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Embeddings [B, D] float32; only the encoder runs in reduced precision, the classifier never does."""
-        with devices.autocast(self.device, self.config.precision):
-            embedding: Tensor = self.model.encoder(images)[0]
-        return embedding
-
     def _validate(self) -> dict[str, float]:
-        """Mean loss on the validation split, its score in the reported metric and in the one that selects."""
-        predicted, loss = self.predict(VAL)
+        """Mean loss on the validation split, its score in the reported metric and in the one that selects.
+
+        In the precision of the training, whose evaluations it compares.
+        """
+        predicted, loss = self.predict(VAL, self.config.precision)
         if not math.isfinite(loss):
             raise NonFiniteError(f"val_loss is {loss}; lower learning_rate, or set precision to float32")
         labels, task = self.dataset.labels[self.scored[VAL]], self.dataset.task
@@ -236,30 +239,41 @@ class Finetuning:
         return {"val_loss": loss} | {f"val_{name}": metrics.score(name, labels, predicted, task) for name in wanted}
 
     @torch.no_grad()
-    def predict(self, split: int) -> tuple[NDArray[np.float64], float]:
-        """(probabilities [n, K] of a split's scored images, mean loss), in eval mode and without augmentation."""
+    def predict(self, split: int, precision: Precision = EVALUATED) -> tuple[NDArray[np.float64], float]:
+        """(probabilities [n, K] of a split's scored images, mean loss), in eval mode and without augmentation.
+
+        The encoder runs in `precision`, the classifier in float32.
+        """
         self.model.eval()
         task, outputs, losses = self.dataset.task, [], []
-        for rows, embedding in self._embedded(split):
+        for rows, embedding in self._embedded(split, precision):
             logits = distributed.gather(self.model.head(embedding), len(rows))
             losses.append(classification_loss(logits, self._labels(rows), task) * len(rows))
             outputs.append(logits)
         predicted = probabilities(torch.cat(outputs).cpu(), task)
         return predicted.numpy(), float(torch.stack(losses).sum()) / len(predicted)
 
-    def _embedded(self, split: int) -> Iterator[tuple[Rows, Tensor]]:
+    def _embedded(self, split: int, precision: Precision) -> Iterator[tuple[Rows, Tensor]]:
         """(rows, this worker's embeddings of them), a batch of a split's scored images at a time.
 
-        A fixed encoder's are computed once.
+        A fixed encoder's are computed once in each precision.
         """
         rows, size = self.scored[split], self.config.batch_size
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        embeddings = (self._embed(self.batches.plain(part[distributed.share(len(part))])) for part in parts)
+        embeddings = (self._embed(part, precision) for part in parts)
         if not self.model.fixed:
             return zip(parts, embeddings, strict=True)
-        if split not in self._embeddings:
-            self._embeddings[split] = list(embeddings)
-        return zip(parts, self._embeddings[split], strict=True)
+        known = split, devices.settled(self.device, precision)
+        if known not in self._embeddings:
+            self._embeddings[known] = list(embeddings)
+        return zip(parts, self._embeddings[known], strict=True)
+
+    def _embed(self, rows: Rows, precision: Precision) -> Tensor:
+        """Embeddings [b, D] float32 of this worker's share of the images `rows`, as they are."""
+        images = self.batches.plain(rows[distributed.share(len(rows))])
+        with devices.inference(self.device, precision):
+            embedding: Tensor = self.model.encoder(images)[0]
+        return embedding
 
     def _labels(self, rows: Rows) -> Tensor:
         return devices.to_device(self.labels[torch.from_numpy(rows)], self.device)

@@ -5,7 +5,7 @@ A resample of groups is a weight for each image: how often its group was drawn (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ssl_core.config import Metric
 from ssl_core.data.dataset import Task
 from ssl_core.errors import DataError
-from ssl_core.scores import EXACT, Floats, Scored, scorer, truth_of
+from ssl_core.scores import EXACT, Floats, Scored, Weights, scorer, truth_of
 from ssl_core.seeding import generator
 
 Resample = Literal["groups", "images"]
@@ -140,27 +140,46 @@ def _on_resamples(
     """Of each metric its score's parts (K, R) on the first R <= `replicates` resamples that hold every class."""
     if len(groups) != len(labels):
         raise DataError(f"{len(groups)} groups for {len(labels)} images; give one for each")
-    own = resample == "images"
-    _, of_row, sizes = np.unique(
-        np.arange(len(labels)) if own else np.asarray(groups), return_inverse=True, return_counts=True
-    )
+    weighted, size = _weighting(np.arange(len(labels)) if resample == "images" else groups)
     evaluate = [scorer(metric, labels, probabilities, task) for metric in metrics]
-    draws = resamples(len(sizes), replicates * _TRIES, seed)
-    kind = np.float32 if len(sizes) * int(sizes.max()) <= EXACT else np.float64
-    chunk = max(1, _CHUNK_BYTES // (8 * len(labels)))
+    draws = resamples(size, replicates * _TRIES, seed)
     found: list[list[Floats]] = [[] for _ in metrics]  # of (K, r)
     while (have := min(sum(parts.shape[1] for parts in of_one) for of_one in found)) < replicates:
-        drawn = list(islice(draws, min(chunk, replicates - have)))
+        drawn = list(islice(draws, min(_chunk(len(labels)), replicates - have)))
         if not drawn:
             break
-        counts = np.empty((len(drawn), len(sizes)), kind)
-        for row, draw in zip(counts, drawn, strict=True):
-            row[:] = np.bincount(draw, minlength=len(sizes))
-        weights = np.take(counts.T, of_row, axis=0)  # (N, r)
+        weights = weighted(drawn)  # (N, r)
         for of_one, parts in zip(found, (each(weights) for each in evaluate), strict=True):
             of_one.append(parts[:, ~np.isnan(parts).any(axis=0)])
     none = np.empty((1, 0))
     return [np.concatenate(of_one, axis=1)[:, :replicates] if of_one else none for of_one in found]
+
+
+def resampled_weights(groups: NDArray[Any], replicates: int, seed: int) -> Iterator[Weights]:
+    """How often each image's group was drawn in the resamples of `groups` (N,): (N, R) of some at a time."""
+    weighted, size = _weighting(groups)
+    draws = resamples(size, replicates, seed)
+    while drawn := list(islice(draws, _chunk(len(groups)))):
+        yield weighted(drawn)
+
+
+def _weighting(groups: NDArray[Any]) -> tuple[Callable[[Sequence[NDArray[np.int64]]], Weights], int]:
+    """What turns r draws of group numbers into how often each image's group was drawn (N, r); how many groups."""
+    _, of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    kind = np.float32 if len(sizes) * int(sizes.max()) <= EXACT else np.float64
+
+    def weighted(drawn: Sequence[NDArray[np.int64]]) -> Weights:
+        counts = np.empty((len(drawn), len(sizes)), kind)
+        for row, draw in zip(counts, drawn, strict=True):
+            row[:] = np.bincount(draw, minlength=len(sizes))
+        return np.take(counts.T, of_row, axis=0)
+
+    return weighted, len(sizes)
+
+
+def _chunk(images: int) -> int:
+    """Resamples whose weights are in memory at once."""
+    return max(1, _CHUNK_BYTES // (8 * images))
 
 
 def resamples(groups: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -1,8 +1,9 @@
 """A fine-tuned model as others use it: image files or pixels of any size in, probabilities out.
 
 Pixels come to their form by the code that packs datasets, and to the encoder by the code that evaluates, in the
-precision of the evaluation. So on the machine that evaluated, a packed image's probabilities are those that the
-evaluation stored. On two CPU cores in bf16 they differed by 1.3e-7 at most, whatever the batch and the threads.
+precision of the evaluation: float32, whatever the training's. So on the machine that evaluated, a packed image's
+probabilities are those that the evaluation stored. On two CPU cores they differed by 1e-7 at most, whatever the batch
+and the threads.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Predictor:
     def logits(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Logits [B, K] float32, before the temperature, of pixels [B, S, S, C] that are in their form already."""
         images = plain(pixels, self.mean, self.std, self.device)
-        with devices.autocast(self.device, self.precision):
+        with devices.inference(self.device, self.precision):
             embedding = self.model.encoder(images)[0]
         logits: Tensor = self.model.head(embedding)  # the classifier never runs in reduced precision
         return logits

@@ -26,7 +26,8 @@ from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready
-from tune_jobs.room import Capacity
+from tune_jobs.rehearsal import require_memory
+from tune_jobs.room import Capacity, accelerators_here
 from tune_jobs.runner import RayRunner, check_fits
 from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
@@ -97,12 +98,14 @@ def begin(study: Study, store: Store, address: str | None, command: str) -> Begu
     require_cluster(address, store, tracking_uri(study, store))
     full = planned(study, store)
     if address is None:  # a cluster's capacity is known once it is joined
-        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, accelerators()))
+        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, accelerators_here()))
     facts = {"git_commit": git_commit()}
     ready = make_ready(store, full, facts, on_ray=ray_at(address))
     enforce(study, ready.audit)
     for note in checked(study, ready):
         print(f"note: {note}", file=sys.stderr)
+    if address is None:
+        require_memory(full, store)
     if said := ", ".join(finding.name for finding in ready.audit.findings):
         print(f"note: the audit found {said}; `intermoco data` and the report say more", file=sys.stderr)
     return Begun(study, full, store, address, command, facts, ready)
@@ -205,14 +208,6 @@ def require_cluster(address: str | None, store: Store, tracking: str | None) -> 
 
         with ray_at(address)():
             require_fit(store.root, tracking)
-
-
-def accelerators() -> float:
-    """Accelerators of this machine, without importing torch: what Ray will find."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return float(len([d for d in visible.split(",") if d.strip()]))
-    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
 
 
 def _write_failures(folder: Path, full: Plan, outcome: Outcome) -> None:

@@ -59,11 +59,12 @@ def show(found: Promoted, decision: Decision, command: str, *, as_json: bool) ->
 
     from analysis.decision_words import rows, sentences
     from analysis.names import percent
+    from tune_jobs.search.findings import cost
 
     header, body = rows(decision, str)
     of = f"fine-tuned on {percent(decision.label_fraction)} of the labels"
     title = f"{found.study.study}: configurations by validation, {of}, mean ± standard error over seeds"
-    said = sentences(decision, str)
+    said = sentences(decision, str, cost(found))
     promote = f"{command} --arm {decision.chosen.arm}"
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(markup=False, highlight=False, width=None if known else _WIDE)

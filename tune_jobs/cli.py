@@ -41,6 +41,12 @@ AddressOption = Annotated[
     typer.Option("--address", metavar="ADDR", envvar="RAY_ADDRESS", help="Ray cluster to join; else a local Ray."),
 ]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="With --dry-run: do a few steps of each arm's pretraining here; say its time and memory."
+    ),
+]
 
 
 @app.command()
@@ -50,14 +56,17 @@ def ablate(
     output: OutputOption = RUNS,
     address: AddressOption = None,
     dry_run: DryOption = False,
+    measure: MeasureOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study: pretrain, fine-tune, probe, compare; write its tables and report."""
     from tune_jobs.loading import load
 
     resolved = load(study, overrides or ())
+    if measure and not dry_run:
+        raise InputError("--measure goes with --dry-run: it measures on this machine and runs nothing of the study")
     if dry_run:
-        _print_plan(resolved, output, as_json)
+        _print_plan(resolved, output, as_json, measure=measure)
         return
     from tune_jobs.ablate import ablate as run
 
@@ -177,10 +186,8 @@ def sync(
 
     found, store = _opened(study, overrides, output)
     uri = tracking_uri(found.study, store)
-    try:
+    with tracking.reached(uri):
         done = replay(found, store)
-    except Exception as error:  # MLflow and its stores raise many kinds
-        raise IntermocoError(f"MLflow at {tracking.mask(uri)}: {str(error).splitlines()[0]}") from error
     print(f"MLflow at {tracking.mask(uri)}: {done.created} runs written, {done.already_there} already there")
     if as_json:
         print(json.dumps({"study": found.study.study, "created": done.created, "already_there": done.already_there,
@@ -258,7 +265,7 @@ def _counts(full: Plan, store: Store) -> dict[str, int]:
     return {"executed": 0, "cached": finished, "failed": 0, "skipped": len(full.by_key) - finished}
 
 
-def _print_plan(study: Study, output: Path, as_json: bool) -> None:
+def _print_plan(study: Study, output: Path, as_json: bool, *, measure: bool = False) -> None:
     """Resolved values, then every stage. A dataset that is not there leaves the stages without their identities."""
     from tune_jobs.overview import overview, protocol_lines
     from tune_jobs.plan import plan
@@ -280,9 +287,18 @@ def _print_plan(study: Study, output: Path, as_json: bool) -> None:
         print(f"  {state}  {stage.kind if absent else stage.folder:28}  {needs}  {stage.name}")
     if absent:
         print(f"note: {absent}; what is cached cannot be said", file=sys.stderr)
+    measured = {}
+    if measure and not absent:
+        from dataclasses import asdict
+
+        from tune_jobs.rehearsal import rehearse
+
+        found = rehearse(full, store)
+        print("\n".join(found.lines))
+        measured = {"measured": asdict(found)}
     if as_json:
         print(json.dumps({"study": study.study, "stages": len(full.by_key), "cached": len(cached),
-                          "to_run": len(full.by_key) - len(cached), "executed": 0}))  # fmt: skip
+                          "to_run": len(full.by_key) - len(cached), "executed": 0, **measured}))  # fmt: skip
 
 
 def _print_result(result: Result) -> None:

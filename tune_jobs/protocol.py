@@ -83,7 +83,7 @@ def _settings(study: Study) -> dict[str, Any]:
         "dataset": {"size": study.dataset.size, "crop": study.dataset.crop},
         "arms": {name: plain(arm) for name, arm in study.arms.items() if arm is not None},
         "downstream": {**{name: plain(getattr(down, name)) for name in SHARED}, **tuning},
-        "reuse": plain(study.reuse) or {},
+        **({} if study.reuse is None else {"reuse": plain(study.reuse)}),
     }
 
 

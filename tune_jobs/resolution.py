@@ -55,7 +55,7 @@ class _File:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     normalise: bool = True
-    precision: Precision = "auto"
+    precision: Precision = "auto"  # of training; what was trained is evaluated in float32
     pretrain: dict[str, Any] = field(default_factory=dict)
     mse: dict[str, Any] = field(default_factory=dict)  # settings of every arm that has this loss
     barlow: dict[str, Any] = field(default_factory=dict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tune_jobs.stage import Demand
 
@@ -89,3 +91,11 @@ def take(free: dict[str, Pair], nodes: Iterable[str], needed: Pair, sign: int = 
 def common(one: Mapping[str, Pair], other: Mapping[str, Pair]) -> dict[str, Pair]:
     """What is free of each node in both."""
     return {n: (min(one[n][0], other[n][0]), min(one[n][1], other[n][1])) for n in one}
+
+
+def accelerators_here() -> float:
+    """Accelerators of this machine, without importing torch: what Ray will find."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([d for d in visible.split(",") if d.strip()]))
+    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))

@@ -17,7 +17,7 @@ VERSIONS: Mapping[str, int] = {
     "data": 2,
     "audit": 1,
     "pretrain": 2,
-    "finetune": 2,
+    "finetune": 3,
     "features": 2,
     "probe": 2,
     "reuse": 1,

@@ -13,10 +13,31 @@ from ssl_core.errors import IntermocoError
 from tune_jobs.plan import Plan
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking_client import TrackingError, default_uri, mask, reason, root_cause, ui_command, ui_page
+from tune_jobs.tracking_client import (
+    TrackingError,
+    Unreached,
+    default_uri,
+    mask,
+    reached,
+    reason,
+    root_cause,
+    ui_command,
+    ui_page,
+)
 from tune_jobs.tracking_writer import Writer
 
-__all__ = ["Follower", "Synced", "TrackingError", "default_uri", "follow", "mask", "sync", "ui_command", "ui_page"]
+__all__ = [
+    "Follower",
+    "Synced",
+    "TrackingError",
+    "default_uri",
+    "follow",
+    "mask",
+    "reached",
+    "sync",
+    "ui_command",
+    "ui_page",
+]
 
 T = TypeVar("T")
 Contra = TypeVar("Contra", contravariant=True)
@@ -38,7 +59,7 @@ def sync(study: Study, plan: Plan, store: Store, *, uri: str, folder: Path) -> S
     """Replay every finished stage of the plan, and the files in the study's `folder`, into MLflow at `uri`.
 
     Replaying twice changes nothing; what an interrupted replay left half-written is deleted and written anew. Raises
-    StageError for a damaged stage, and TrackingError in one line, password hidden, for whatever hinders MLflow.
+    StageError for a damaged stage, and Unreached in one line, password hidden, for whatever hinders MLflow.
     """
     try:
         writer = Writer(study, plan, store, uri)
@@ -50,7 +71,7 @@ def sync(study: Study, plan: Plan, store: Store, *, uri: str, folder: Path) -> S
     except IntermocoError:
         raise
     except Exception as error:  # MLflow, its database drivers and its artifact stores raise many kinds
-        raise TrackingError(reason(error)) from error
+        raise Unreached(reason(error)) from error
     return Synced(mask(uri), writer.created, writer.already_there)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,10 @@ HIDDEN = "***"
 
 class TrackingError(IntermocoError):
     """An MLflow store that was not reachable, or that refused what it was sent."""
+
+
+class Unreached(TrackingError):
+    """What MLflow, its database or its artifact store raised instead of an answer, in one line, password hidden."""
 
 
 def default_uri(root: Path) -> str:
@@ -77,10 +82,11 @@ def _has_table(path: Path, name: str) -> bool:
 
 def connect(uri: str) -> Any:
     """An MLflow client that neither chatters nor phones home."""
-    if urlsplit(uri).scheme in ("", "file") and uri != "databricks":
+    scheme = uri.partition(":")[0]
+    if scheme == "file" or ("://" not in uri and scheme not in _WITHOUT_SLASHES):
+        without = "" if scheme == "file" else " without http:// or the like"
         raise ConfigError(
-            f"tracking.uri: {mask(uri)} is a folder, which MLflow no longer writes to; "
-            "give a database such as sqlite:////shared/mlflow.db, a server's http address, or null"
+            f"tracking.uri: {mask(uri)}{without} is a folder, which MLflow no longer writes to; {_ADDRESSES}"
         )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -97,7 +103,36 @@ def connect(uri: str) -> Any:
             _require_database(path)
         else:
             _create_whole(path, MlflowClient)
-    return MlflowClient(tracking_uri=uri)
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except UnsupportedModelRegistryStoreURIException as error:
+        raise ConfigError(f"tracking.uri: {mask(uri)} has a scheme that MLflow does not know; {_ADDRESSES}") from error
+
+
+_WITHOUT_SLASHES = ("databricks", "databricks-uc", "uc")
+_ADDRESSES = "give a database such as sqlite:////shared/mlflow.db, a server such as http://127.0.0.1:5000, or null"
+
+
+@contextlib.contextmanager
+def reached(uri: str) -> Iterator[None]:
+    """What keeps MLflow from its work within, as a TrackingError that has the address and the remedy."""
+    try:
+        yield
+    except IntermocoError as error:
+        if not isinstance(error, Unreached):
+            raise
+        raise _hindered(uri, str(error)) from error
+    except Exception as error:  # MLflow, its database drivers and its artifact stores raise many kinds
+        raise _hindered(uri, reason(error)) from error
+
+
+def _hindered(uri: str, said: str) -> TrackingError:
+    return TrackingError(
+        f"MLflow at {mask(uri)} failed ({said}); see that it runs, and that tracking.uri or MLFLOW_TRACKING_URI is "
+        "right, then give the same command again: it goes on from there"
+    )
 
 
 def _require_database(path: Path) -> None:
@@ -167,6 +202,11 @@ def reason(error: Exception) -> str:
 def root_cause(error: BaseException) -> BaseException:
     """The innermost cause if that is a failing connection or file, else the error itself."""
     root = error
-    while inner := root.__cause__ or root.__context__:
+    while inner := root.__cause__ or root.__context__ or _carried(root):
         root = inner
     return root if isinstance(root, OSError) else error
+
+
+def _carried(error: BaseException) -> BaseException | None:
+    """The error that urllib3's ProtocolError has as its second argument, and not as its cause."""
+    return next((value for value in error.args if isinstance(value, OSError)), None)

@@ -171,8 +171,9 @@ def _predict(folder: Path, truth: float, seed: int) -> None:
         stated = noise.uniform(0.45, 1.0, n)
         probabilities = np.repeat((1 - stated)[:, None] / (len(CLASSES) - 1), len(CLASSES), axis=1)
         probabilities[np.arange(n), answers] = stated
-        arrays |= {f"{split}_ids": np.array([f"{split[0]}{i}" for i in range(n)]), f"{split}_labels": labels}
-        arrays[f"{split}_probabilities"] = probabilities
+        ids = np.array([f"{split[0]}{i}" for i in range(n)])
+        named = {"ids": ids, "groups": ids, "labels": labels, "probabilities": probabilities}
+        arrays |= {f"{split}_{name}": values for name, values in named.items()}
     np.savez(folder / "predictions.npz", **arrays)
 
 

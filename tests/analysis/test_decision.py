@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pandas import DataFrame
 
 from analysis.config import DecisionConfig
 from analysis.decision import Decision, recommend
 from analysis.decision_words import rows, sentences
+from analysis.search import search_cost
 from analysis.tables import Finished
 from ssl_core.errors import InputError
 
@@ -113,6 +115,21 @@ def test_a_cheaper_one_within_the_error_is_recommended_with_both_its_price_and_t
     )
     assert "Were cost no matter (decision.objectives: [score]), it would be mse." in said
     assert decided(study(tmp_path / "x", wrong), config={"objectives": ("score",)}).chosen.arm == "mse"
+
+
+def test_what_a_search_took_is_said_of_the_arms_that_it_found(tmp_path: Path) -> None:
+    found = decided(study(tmp_path, {"moco": [20, 24], "trial_7": [10, 15]}))
+    trials = DataFrame({"seconds": [100.0, None, 500.0], "accelerator_seconds": [0.0, None, 0.0]})
+    cost = search_cost(trials, {7: "trial_7", 2: "moco"})
+    (said,) = [s for s in sentences(found, str, cost) if "search" in s]
+    assert said == (
+        "What the search took to find trial_7 is in none of these costs: training its 3 trials took 10 min 0 s of "
+        "wall time. It is paid once, and not again for another model with the same settings."
+    )
+    held = search_cost(trials.assign(accelerator_seconds=[50.0, None, 7.0]), {7: "trial_7"})
+    assert "took 57 s of accelerator time" in " ".join(sentences(found, str, held))
+    assert "search" not in " ".join(sentences(found, str, search_cost(trials, {2: "moco"})))
+    assert "search" not in " ".join(sentences(found, str))
 
 
 def test_with_seeds_enough_the_verdicts_are_said(tmp_path: Path) -> None:

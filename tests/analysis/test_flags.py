@@ -84,7 +84,18 @@ def test_the_noise_floor_is_what_decides():
     close = {"moco": 0.12, "moco_mse": 0.1}
     for floor, words in ((0.019, "better"), (0.021, "uninformative: within the noise floor"), (None, "better")):
         assert verdict(tables(close, floor=floor)) == words
-    assert noise_floor(tables(close, floor=None)["ks"]) == 0
+    assert noise_floor(tables(close, floor=None)["ks"]) is None
+
+
+def test_without_a_noise_floor_no_arm_is_closest():
+    """The reference has one seed: however large the gap, chance alone may make it."""
+    found = tables({"moco": 0.9, "moco_mse": 0.1}, floor=None)
+    assert {measure for measure, _, _ in bold(found)} == {"Calibration error (ECE)"}
+    assert "no arm is called closest to the best model trained on all labels (MoCo): that model has one seed" in (
+        summary(found)
+    )
+    assert "The noise floor is not known" in legend("ks", found["ks"])
+    assert "not known" not in legend("ks", tables({"moco": 0.9, "moco_mse": 0.1})["ks"])
 
 
 def test_the_second_best_may_be_close_to_the_third_but_not_to_the_best():

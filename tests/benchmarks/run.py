@@ -24,7 +24,7 @@ import torch
 from tests.benchmarks.rows import Measured, Row
 
 #: Modules whose ROWS are measured, in the order of the table.
-MODULES = ("pretraining", "evaluation", "packing")
+MODULES = ("pretraining", "evaluation", "packing", "studies")
 
 
 def rows() -> Iterator[Row]:

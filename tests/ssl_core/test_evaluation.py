@@ -107,3 +107,13 @@ def test_where_the_system_does_not_tell_the_peak_is_not_known(monkeypatch: pytes
 
     monkeypatch.setattr(Path, "write_text", refused)
     assert devices.PeakMemory(CPU).read() is None
+
+
+def test_numbers_that_are_kept_are_not_rounded_to_tf32() -> None:
+    """By an accelerator's convolutions, as long as the forward pass lasts; training may."""
+    assert torch.backends.cudnn.allow_tf32
+    with devices.autocast(torch.device("cuda"), "float32"):
+        assert torch.backends.cudnn.allow_tf32
+    with devices.inference(torch.device("cuda"), "float32"):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32

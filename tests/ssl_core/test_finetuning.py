@@ -15,7 +15,7 @@ import torch
 from ssl_core import checkpoint, finetuning
 from ssl_core.checkpoint import state_digest
 from ssl_core.classifier import Classifier, load_classifier
-from ssl_core.config import EncoderConfig
+from ssl_core.config import EncoderConfig, Precision
 from ssl_core.data.dataset import TEST, TRAIN, VAL, Dataset, Task
 from ssl_core.downstream import batch_stream
 from ssl_core.encoder import build_encoder, load_encoder, save_encoder
@@ -96,7 +96,15 @@ def test_the_files_fit_together(digits: Dataset, pretrained: Path, tmp_path: Pat
     assert float(found["val_score"]) == max(line["val_auroc"] for line in lines)
 
 
-@pytest.mark.parametrize("changes", [{"mode": "full"}, {"mode": "linear", "frozen_norm": "moving"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "full"},
+        {"mode": "full", "precision": "bf16"},
+        {"mode": "linear", "precision": "bf16"},
+        {"mode": "linear", "frozen_norm": "moving"},
+    ],
+)
 def test_the_saved_model_is_the_tested_one_and_carries_its_preprocessing(
     digits: Dataset, pretrained: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -116,12 +124,13 @@ def test_the_saved_model_is_the_tested_one_and_carries_its_preprocessing(
     np.testing.assert_allclose(logits.softmax(1).numpy(), outputs(tmp_path)["test_probabilities"], atol=1e-5)
 
 
-@pytest.mark.parametrize("evaluate", ["best", "last"])
+@pytest.mark.parametrize(("evaluate", "precision"), [("best", "float32"), ("last", "float32"), ("best", "bf16")])
 def test_the_weights_tested_are_those_of_the_best_evaluation_or_of_the_last(
-    digits: Dataset, pretrained: Path, tmp_path: Path, evaluate: str
+    digits: Dataset, pretrained: Path, tmp_path: Path, evaluate: str, precision: Precision
 ) -> None:
-    """The run is repeated by hand up to the evaluation in question."""
-    settings = config(mode="linear", min_steps=8, evaluations=8, patience=None, learning_rate=0.1, evaluate=evaluate)
+    """The run is repeated by hand up to the evaluation in question: selected in its precision, tested in float32."""
+    how = {"evaluate": evaluate, "precision": precision}
+    settings = config(mode="linear", min_steps=8, evaluations=8, patience=None, learning_rate=0.1, **how)
     run(settings, digits, tmp_path, pretrained)
     scores = curve(tmp_path, "val_auroc")
     best = scores.index(max(scores))
@@ -133,9 +142,14 @@ def test_the_weights_tested_are_those_of_the_best_evaluation_or_of_the_last(
     for step, rows in enumerate(islice(batch_stream(again.rows, 16, 0), tested + 1)):
         again._step(step, rows)
     found = outputs(tmp_path)
-    assert float(found["val_score"]) == scores[tested]
-    assert score("auroc", found["val_labels"], found["val_probabilities"], "multiclass") == scores[tested]
-    assert np.array_equal(again.predict(TEST)[0], found["test_probabilities"])
+    labels = found["val_labels"]
+    assert score("auroc", labels, again.predict(VAL, precision)[0], "multiclass") == scores[tested]
+    assert score("auroc", labels, found["val_probabilities"], "multiclass") == float(found["val_score"])
+    assert float(found["val_score"]) == pytest.approx(scores[tested], abs=0.0 if precision == "float32" else 0.02)
+    for name, split in (("val", VAL), ("test", TEST)):
+        assert np.array_equal(again.predict(split, "float32")[0], found[f"{name}_probabilities"])
+        same = np.array_equal(again.predict(split, precision)[0], found[f"{name}_probabilities"])
+        assert same == (precision == "float32")
     saved = load_classifier(tmp_path / "model.pt")[0]
     assert state_digest(saved.state_dict()) == state_digest(again.model.state_dict())
 

@@ -87,6 +87,9 @@ def test_only_a_fixed_encoder_embeds_the_validation_images_once(
     run(config(mode="linear"), digits, tmp_path / "fixed", pretrained)
     assert modes == [False] * 6  # four steps, validation once, test once
     modes.clear()
+    run(config(mode="linear", precision="bf16"), digits, tmp_path / "fixed in bf16", pretrained)
+    assert modes == [False] * 7  # validation in bf16 to select, in float32 to be stored
+    modes.clear()
     run(config(mode="linear", frozen_norm="moving"), digits, tmp_path / "moving", pretrained)
     assert modes == [True, True, False, True, True, False, False, False]
 
@@ -111,19 +114,22 @@ def test_the_best_is_selected_by_the_score_that_select_names(
     digits: Dataset, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script of validation scores: AUROC is best first, macro F1 second, accuracy third."""
+    label = digits.labels[digits.rows(VAL)]
     script = {"auroc": [0.9, 0.8, 0.7, 0.6], "f1_macro": [0.3, 0.5, 0.4, 0.2], "accuracy": [0.1, 0.2, 0.3, 0.3]}
     settings: dict[str, Any] = {"mode": "linear", "evaluations": 4, "patience": None}
     for select, at in (("metric", 0), ("f1_macro", 1), ("accuracy", 2)):
         with monkeypatch.context() as patched:
-            seen = iter(range(4))
+            seen: list[Any] = []  # what an evaluation would have stored
 
-            def scores(self: Finetuning, seen: Any = seen) -> dict[str, float]:
-                i = next(seen)
-                return {"val_loss": 1.0} | {f"val_{name}": values[i] for name, values in script.items()}
+            def scores(self: Finetuning, seen: list[Any] = seen) -> dict[str, float]:
+                seen.append(self.predict(VAL)[0])
+                return {"val_loss": 1.0} | {f"val_{name}": values[len(seen) - 1] for name, values in script.items()}
 
             patched.setattr(Finetuning, "_validate", scores)
             run(config(**settings, select=select), digits, tmp_path / select, pretrained)
-        assert float(outputs(tmp_path / select)["val_score"]) == script["auroc"][at]
+        found = outputs(tmp_path / select)
+        assert [np.array_equal(found["val_probabilities"], p) for p in seen] == [i == at for i in range(4)]
+        assert float(found["val_score"]) == score("auroc", label, seen[at], "multiclass")
 
 
 def test_curves_hold_the_reported_score_and_the_selecting_one(
@@ -209,7 +215,7 @@ def test_confident_predictions_do_not_tie(digits: Dataset, pretrained: Path) -> 
     dataset = with_task(digits, "binary")
     run = linear(dataset, pretrained)
     with torch.no_grad():
-        embedding = run._embed(run.batches.plain(dataset.rows(TEST)))
+        embedding = run._embed(dataset.rows(TEST), "float32")
         raw = run.model.head(embedding)
         low, high = float(raw.min()), float(raw.max())
         run.model.head.weight *= 18 / (high - low)

@@ -168,7 +168,8 @@ def bf16_that_loses_its_digits(patch: Patch) -> None:
 
 
 def finetuning_that_ignores_nan(patch: Patch) -> None:
-    patch.setattr(Finetuning, "train", lambda self, log, reporter: 0.5)
+    patch.setattr(Finetuning, "train", lambda self, log, reporter: None)
+    patch.setattr(finetuning.metrics, "score", lambda *words: 0.5)
     patch.setattr(finetuning.metrics, "rows", lambda *words, **more: [])
 
 
@@ -178,6 +179,12 @@ def a_frozen_encoder_whose_batch_norm_moves(patch: Patch) -> None:
 
 def the_last_weights_instead_of_the_best(patch: Patch) -> None:
     patch.setattr(Finetuning, "_put_back", lambda self, weights: None)
+
+
+def predictions_in_the_precision_of_the_training(patch: Patch) -> None:
+    """Of bf16, whatever this machine trains in."""
+    predict = Finetuning.predict
+    patch.setattr(Finetuning, "predict", lambda self, split, precision="bf16": predict(self, split, precision))
 
 
 def a_fraction_that_drops_augmentation(patch: Patch) -> None:
@@ -241,6 +248,11 @@ DEFECTS: list[tuple[Invariant, Callable[[Patch], None], str]] = [
     (downstream_invariants.finetuning_stops_at_nan, finetuning_that_ignores_nan, "stop nothing"),
     (downstream_invariants.frozen_encoder_stays, a_frozen_encoder_whose_batch_norm_moves, "running_mean"),
     (downstream_invariants.evaluated_weights_are_the_selected, the_last_weights_instead_of_the_best, "model.pt gives"),
+    (
+        downstream_invariants.evaluated_weights_are_the_selected,
+        predictions_in_the_precision_of_the_training,
+        "gives the predictions to 0.0",
+    ),
     (downstream_invariants.fractions_augment_alike, a_fraction_that_drops_augmentation, "views of one image differ"),
     (downstream_invariants.arms_start_from_the_same_weights, an_arm_of_another_seed, "elsewhere than moco: +mse"),
     (downstream_invariants.arms_start_from_the_same_weights, scratch_of_another_seed, "than moco: scratch"),

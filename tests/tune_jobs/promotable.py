@@ -108,9 +108,11 @@ def swap(folder: Path, other: Path, *, hidden: bool) -> None:
     (folder / "model.pt").unlink()  # it may be a link
     shutil.copy(other / "model.pt", folder / "model.pt")
     if hidden:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["files"]["model.pt"] |= {
-            "sha256": file_digest(folder / "model.pt"),
-            "bytes": (folder / "model.pt").stat().st_size,
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        forge(folder, "model.pt")
+
+
+def forge(folder: Path, name: str) -> None:
+    """Let a finished stage's manifest say of a file what it is now."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] |= {"sha256": file_digest(folder / name), "bytes": (folder / name).stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))

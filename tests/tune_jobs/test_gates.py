@@ -131,6 +131,8 @@ def test_swapped_weights_have_another_digest() -> None:
         (Reloaded(100, math.nan, "cpu", "cpu"), "not those that were evaluated"),
         (Reloaded(0, 0.0, "cpu", "cpu"), "0 validation images"),
         (Reloaded(100, 0.0, "cpu", "cpu", sources=(3, 0.2)), "0.2 on 3 original files"),
+        (Reloaded(0, 0.0, "cpu", "cpu", sources=(48, 0.2)), "stored probabilities 0.2 on 48 original files (1e-06 is"),
+        (Reloaded(0, 0.0, "cpu", "cpu", sources=(48, math.nan)), "not those that were evaluated"),
         (Reloaded(0, math.nan, "cpu", "cpu", error="No module named 'x'"), "No module named 'x'"),
     ],
 )
@@ -143,6 +145,9 @@ def test_a_model_that_says_other_things_when_reloaded_does_not_pass(found: Reloa
 
 def test_a_model_that_says_the_same_passes() -> None:
     assert reloads(Reloaded(100, 1e-6, "cpu", "cpu", sources=(3, 1e-9))).passed
+    cropped = reloads(Reloaded(0, 0.0, "cpu", "cpu", sources=(48, 1e-9)))
+    assert cropped.passed
+    assert "validation images" not in cropped.sentence
     other = reloads(Reloaded(100, 1e-3, "NVIDIA H100", "cpu", tolerance=1e-2))
     assert other.passed
     assert "evaluated on NVIDIA H100, reloaded on cpu" in other.sentence

@@ -10,14 +10,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from mlflow_store import database, mlflow_client
-from promotable import LEAK, Trained, swap, train
+from promotable import LEAK, Trained, forge, swap, train
 
+from analysis.calibration import ece
+from analysis.predictions import read
+from analysis.temperature import fit_temperature
 from ssl_core.data.dataset import Dataset
+from ssl_core.temperature import tempered
 from tune_jobs import cli
 from tune_jobs.ablate import replay
 from tune_jobs.promotion.candidate import choose
@@ -55,12 +63,35 @@ def untouched(wards: Trained) -> None:
     assert list((wards.root / "wards" / "promotion").glob("*")) == []
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A temperature of good's seed 5, the calibration error with it and without, and a bound between the two."""
+
+    temperature: float
+    scaled: float
+    plain: float
+
+    @property
+    def bound(self) -> float:
+        return (self.scaled + self.plain) / 2
+
+
+def fitted(wards: Trained) -> Fitted:
+    val = read(wards.folder("good", 5), "val")
+    temperature = fit_temperature(val.labels, val.probabilities, val.task)
+    scaled = tempered(val.probabilities, temperature, val.task)
+    found = Fitted(temperature, *(ece(val.labels, p, val.task) for p in (scaled, val.probabilities)))
+    assert found.scaled < found.plain - 0.05, "or a bound says the same of both"
+    return found
+
+
 # every gate fails once
 
 
 def test_bounds_leaks_and_the_weak_class_each_stop_a_promotion(wards: Trained) -> None:
-    strict = ("promotion.ece=0.0001", "promotion.worst_class=0.999", "dataset.accept=[]")
-    done = promote(wards.found(*strict), wards.store, Asked(arm="good", reason="force helps against none of these"))
+    strict = (f"promotion.ece={fitted(wards).bound}", "promotion.worst_class=0.999", "dataset.accept=[]")
+    force = Asked(arm="good", seed=5, reason="force helps against none of these")
+    done = promote(wards.found(*strict), wards.store, force)
     assert told(done) == {
         "champion": True, "calibration": False, "worst class": False, "leaks": False, "weights": True, "reload": True,
     }  # fmt: skip
@@ -147,14 +178,14 @@ def crowned(wards: Trained, arm: str) -> Promotion:
     candidate = choose(found, store, arm=arm, seed=0)
     with held(found.study, store) as place:
         place.mend()
-        work = place.records.begin()
-        (work / "model").mkdir()
-        (work / "model" / "MLmodel").write_text("flavors: {}")
-        dataset = Dataset.open(store.find("data", candidate.data.key))
-        attempt = Attempt(found, store, Asked(), place, candidate, place.registry.champion(), work)
-        done = Promotion(study="wards", model="wards", candidate=arm, why="", tracking="", gates=(PASSED,))
-        die(place.client)
-        return attempt.enter(Package(work / "model", dataset, 1.0), done)
+        with place.records.begun() as work:
+            (work / "model").mkdir()
+            (work / "model" / "MLmodel").write_text("flavors: {}")
+            dataset = Dataset.open(store.find("data", candidate.data.key))
+            attempt = Attempt(found, store, Asked(), place, candidate, place.registry.champion(), work)
+            done = Promotion(study="wards", model="wards", candidate=arm, why="", tracking="", gates=(PASSED,))
+            die(place.client)
+            return attempt.enter(Package(work / "model", dataset, 1.0), done)
 
 
 PASSED = Gate("weights", True, "they are the same")
@@ -285,4 +316,52 @@ def test_bad_words_are_told_before_anything_is_done(
 ) -> None:
     assert command(*words) == 2
     assert says in capsys.readouterr().err
+    untouched(wards)
+
+
+def test_a_temperature_passes_the_calibration_gate_and_is_in_the_exported_files(
+    command: Callable[..., int], wards: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a model that was trained in bf16 where this machine multiplies it; the files compute in float32."""
+    found, test = fitted(wards), read(wards.folder("good", 5), "test")
+    settings = ("--set", f"promotion.ece={found.bound}", "--set", "promotion.temperature=true")
+    assert command("--arm", "good", "--seed", "5", *settings, "--export", "onnx,pt2", "--json") == 0
+    said = capsys.readouterr().out
+    assert f"pass  calibration  calibration error (ECE) {found.scaled:.4f}" in said
+    record = Path(json.loads(said.splitlines()[-1])["record"])
+    tags = registry(wards).versions()["1"].tags
+    assert (tags["intermoco.temperature"], tags["intermoco.scaled"]) == (repr(found.temperature), "true")
+    card = (record / "card.md").read_text()
+    assert f"divided by the temperature {found.temperature:.4g}" in card
+    assert "Exported as `model.onnx`, `model.pt2`" in card
+
+    dataset = Dataset.open(wards.store.find("data", wards.stage("good", 5).inputs["data"]))
+    images = np.array(dataset.images[np.flatnonzero(np.isin(dataset.ids, test.ids))])
+    assert dataset.ids[np.isin(dataset.ids, test.ids)].tolist() == test.ids.tolist()
+    session = onnxruntime.InferenceSession(str(record / "model.onnx"), providers=["CPUExecutionProvider"])
+    answers = {
+        "onnx": session.run(["probabilities"], {"images": images})[0],
+        "pt2": torch.export.load(record / "model.pt2").module()(torch.from_numpy(images)).numpy(),
+    }
+    expected = tempered(test.probabilities, found.temperature, test.task)
+    for name, answer in answers.items():
+        assert np.abs(answer - expected).max() < 1e-4, name
+
+
+def test_a_file_that_does_not_answer_as_the_evaluation_did_stops_the_promotion(
+    command: Callable[..., int], wards: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One test image's stored probability is off by 2e-4, and the manifest says so too: no gate sees it."""
+    folder = wards.folder("good", 0)
+    with np.load(folder / "predictions.npz") as file:
+        arrays = dict(file)
+    arrays["test_probabilities"][3, 1] += 2e-4
+    np.savez(folder / "predictions.npz", **arrays)
+    forge(folder, "predictions.npz")
+    assert command("--arm", "good", "--seed", "0", "--export", "pt2") == 1
+    said = capsys.readouterr()
+    assert said.out.count("pass  ") == 6
+    assert (
+        "model.pt2 was not written: on 30 images its probabilities are up to 0.0002 from the evaluated ones" in said.err
+    )
     untouched(wards)

@@ -155,6 +155,7 @@ def test_a_study_overrides_its_protocol_and_says_so() -> None:
     }
     assert protocol_lines(study)[0] == "protocol paper, but for"
     assert departures(study_of("idc", "paper")) == {}
+    assert departures(load("idc", ["protocol=paper", "reuse=null", "probe=null", "ks=null"])) == {}
 
 
 def test_a_switch_that_one_arm_turns_is_named_with_it() -> None:

@@ -20,8 +20,7 @@ class PromotionConfig:
     worst_class: float = 0.5  # at least: lowest recall of a class; multi-label: lowest AUROC of a label
     model: str | None = None  # the registered model's name; the study's where not given
     temperature: bool = False  # scale the logits by one number, fitted on validation, before they become probabilities
-    # an exported file's probabilities at most so far from the evaluated ones. Files compute in float32: of a model that
-    # was evaluated in bf16 they are further off than this, some 0.02
+    # an exported file's probabilities at most so far from the evaluated ones; both are computed in float32
     export_within: float = 1e-4
 
     def __post_init__(self) -> None:

@@ -88,6 +88,5 @@ def _reload(
     device = str(manifest(candidate, store)["environment"]["device"])
     if package.error is not None:
         return asked.reloads(asked.Reloaded(0, math.nan, device, device, error=package.error))
-    config, precision = found.plan.datasets[candidate.data.key], candidate.stage.config["precision"]
-    what = ask(package.dataset, config, said, evaluated=device, precision=precision)
+    what = ask(package.dataset, found.plan.datasets[candidate.data.key], said, evaluated=device)
     return asked.reloads(reloaded(package.model, what, work))

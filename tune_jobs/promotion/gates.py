@@ -176,16 +176,15 @@ def reloads(found: Reloaded) -> Gate:
         "sources": found.sources and {"files": found.sources[0], "difference": _or_none(found.sources[1])},
     }
     if found.error is not None:
-        return Gate(
-            "reload", False, f"the packaged model does not load in a process of its own: {found.error}", numbers
-        )
-    differences = [found.difference, *([found.sources[1]] if found.sources else [])]
-    passed = all(d <= found.tolerance for d in differences) and (found.images > 0 or found.sources is not None)
+        said = f"the packaged model could not be tried in a process of its own: {found.error}"
+        return Gate("reload", False, said, numbers)
+    tried = [(found.difference, found.images, "validation images")] if found.images or not found.sources else []
+    tried += [(found.sources[1], found.sources[0], "original files")] if found.sources else []
+    passed = all(d <= found.tolerance for d, _, _ in tried) and any(n for _, n, _ in tried)
     where = "" if found.device == found.evaluated else f"; evaluated on {found.evaluated}, reloaded on {found.device}"
-    files = f", {found.sources[1]:.2g} on {found.sources[0]} original files" if found.sources else ""
     said = (
-        f"loaded anew in a process of its own without Ray: largest difference from the stored probabilities "
-        f"{found.difference:.2g} on {found.images:,} validation images{files} ({found.tolerance:.2g} is allowed{where})"
+        "loaded anew in a process of its own without Ray: largest difference from the stored probabilities "
+        f"{', '.join(f'{d:.2g} on {n:,} {what}' for d, n, what in tried)} ({found.tolerance:.2g} is allowed{where})"
     )
     if not passed:
         said += "; these weights are not those that were evaluated, or the package does other preprocessing"

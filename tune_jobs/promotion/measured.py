@@ -19,9 +19,6 @@ from ssl_core.seeding import derive
 from tune_jobs.promotion.packing import as_served
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tune_jobs.promotion.candidate import Candidate
 
 
@@ -50,7 +47,7 @@ def measure(candidate: Candidate, folder: Path, class_names: Sequence[str], temp
     """Of the fine-tuning in `folder`, its probabilities as they will be served: scaled where `temperature` is not 1."""
     config = candidate.stage.config
     val, test = (as_served(read(folder, split), temperature) for split in ("val", "test"))
-    groups = _groups(folder) if config["resample"] == "groups" else test.ids
+    groups = test.groups if config["resample"] == "groups" else test.ids
     drawn: dict[str, Any] = {"groups": groups, "replicates": config["bootstrap"]}
     drawn["seed"] = derive(config["seed"], "bootstrap")
     about = (test.labels, test.probabilities, test.task)
@@ -78,11 +75,3 @@ def _scores(
 def _calibration(found: Predictions) -> Calibration:
     about = (found.labels, found.probabilities, found.task)
     return Calibration(ece(*about), brier(*about), reliability(*about), len(found.ids))
-
-
-def _groups(folder: Path) -> NDArray[np.str_]:
-    import numpy as np
-
-    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
-        groups: NDArray[np.str_] = file["test_groups"]
-    return groups

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_core.errors import IntermocoError
 from tune_jobs.ablate import replay, tracking_uri
 from tune_jobs.locks import promoting, running
 from tune_jobs.promotion.record import Records
@@ -17,7 +17,7 @@ from tune_jobs.promotion.runs import PromotionRuns
 from tune_jobs.search.promotion import Promoted
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking_client import TrackingError, connect, experiment, reason
+from tune_jobs.tracking_client import connect, experiment, reached
 from tune_jobs.tracking_writer import Writer
 
 
@@ -33,9 +33,13 @@ class Place:
     runs: PromotionRuns
     records: Records
 
+    def reached(self) -> AbstractContextManager[None]:
+        """Around whatever asks MLflow: an error says which one, and what to do."""
+        return reached(self.uri)
+
     def mend(self) -> tuple[str, ...]:
         """Finish or remove what a killed promotion of this root left; a sentence for each thing that matters."""
-        with reached():
+        with self.reached():
             said = self.registry.mend()
             complete = {v.number: v.run for v in self.registry.versions().values() if v.complete}
             self.runs.sweep(set(complete.values()))
@@ -44,8 +48,8 @@ class Place:
 
     def parent(self, found: Promoted) -> str | None:
         """Id of the study's run in MLflow, brought up to date so that what a promotion names is there."""
-        replay(found, self.store)
-        with reached():
+        with self.reached():
+            replay(found, self.store)
             run = Writer(found.study, found.plan, self.store, self.uri).runs.find({"intermoco.kind": "study"})
             return None if run is None else run.id
 
@@ -58,23 +62,12 @@ def held(study: Study, store: Store) -> Iterator[Place]:
     """
     uri = tracking_uri(study, store)
     with promoting(store, _waits) as owner, running(study.study, store):
-        with reached():
+        with reached(uri):
             client = connect(uri)
             place = experiment(client, study.tracking.experiment or study.study, uri, store.root)
         name = study.promotion.model or study.study
         registry, runs = Registry(client, name, owner), PromotionRuns(client, place, owner)
         yield Place(study, store, uri, client, registry, runs, Records(study, store))
-
-
-@contextlib.contextmanager
-def reached() -> Iterator[None]:
-    """Whatever hinders MLflow, as a TrackingError in one line, password hidden."""
-    try:
-        yield
-    except IntermocoError:
-        raise
-    except Exception as error:  # MLflow, its database drivers and its artifact stores raise many kinds
-        raise TrackingError(reason(error)) from error
 
 
 def _waits(process: str) -> None:

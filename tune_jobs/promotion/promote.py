@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import shutil
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from tune_jobs.promotion.candidate import Candidate, choose
 from tune_jobs.promotion.card import PLOT, card, description
 from tune_jobs.promotion.gates import Gate
 from tune_jobs.promotion.packing import Package, export, package
-from tune_jobs.promotion.place import Place, held, reached
+from tune_jobs.promotion.place import Place, held
 from tune_jobs.promotion.registry import Version
 from tune_jobs.search.promotion import Promoted
 from tune_jobs.store import Store
@@ -81,7 +80,7 @@ def promote(found: Promoted, store: Store, asked: Asked, tell: Callable[[str], N
     candidate = choose(found, store, arm=asked.arm, seed=asked.seed)
     with held(found.study, store) as place:
         mended = place.mend()
-        with reached():
+        with place.reached():
             champion = place.registry.champion()
         done = Promotion(
             study=found.study.study,
@@ -96,18 +95,15 @@ def promote(found: Promoted, store: Store, asked: Asked, tell: Callable[[str], N
         same = lineage.identity(found, candidate, store)
         if champion is not None and champion.complete and same.items() <= champion.tags.items():
             return replace(done, outcome="already", version=champion.number)
-        work = place.records.begin()
-        try:
+        with place.records.begun() as work:
             return Attempt(found, store, asked, place, candidate, champion, work).run(done, say)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)  # what was promoted has its number by now
 
 
 def roll_back(study: Study, store: Store, reason: str | None) -> RolledBack:
     """Champion and previous change places; the same again undoes it. InputError where there is no previous."""
     with held(study, store) as place:
         place.mend()
-        with reached():
+        with place.reached():
             now, before = place.registry.rollback(by=_who(), why=reason or "rolled back")
     return RolledBack(place.registry.name, now, before)
 
@@ -133,13 +129,15 @@ class Attempt:
         failed = [gate for gate in gates if not gate.passed]
         if failed and (self.asked.reason is None or not all(gate.forceable for gate in failed)):
             return replace(done, gates=gates)
+        for gate in failed:
+            tell(f"forced: the gate {gate.name} is passed over, which is recorded: {self.asked.reason}")
         return self.enter(packed, replace(done, gates=gates))
 
     def enter(self, packed: Package, done: Promotion) -> Promotion:
         """Into the registry, and onto the throne. Killed anywhere it leaves what `Place.mend` puts right."""
         version = self._registered(packed, done.gates)
         expected = None if self.champion is None else self.champion.number
-        with reached():
+        with self.place.reached():
             self.place.registry.promote(
                 version, expected=expected, by=_who(), why=self.asked.reason or self.candidate.why
             )
@@ -152,13 +150,13 @@ class Attempt:
         told = lineage.tags(self.found, self.candidate, self.store, packed, gates)
         same = lineage.identity(self.found, self.candidate, self.store) | {"intermoco.code": told["intermoco.code"]}
         described = self._written(packed, gates, told)
-        with reached():
+        with self.place.reached():
             there = self.place.registry.find(same) if lineage.exact(told["intermoco.code"]) else None
         if there is not None:
             self._recorded(there)
             return there
         parent = self.place.parent(self.found)
-        with reached():
+        with self.place.reached():
             name = f"promotion {self.candidate.arm} seed {self.candidate.seed}"
             run, source = self.place.runs.begin(name, told, parent, described, self.work)
             made = self.place.registry.create(run=run, source=source, tags=told, description=described)

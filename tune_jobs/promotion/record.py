@@ -6,9 +6,10 @@ left in `.new` is finished where its version is complete, else removed: `record.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,19 @@ class Records:
         taken = [int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdigit()]
         return max(taken, default=0) + 1
 
-    def begin(self) -> Path:
-        """An empty folder for the files of the next promotion."""
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[Path]:
+        """An empty folder for the files of the next promotion.
+
+        What comes to nothing is removed at the end; what has a version by then stays for `mend`, as after a kill.
+        """
         shutil.rmtree(self.new, ignore_errors=True)
         self.new.mkdir(parents=True)
-        return self.new
+        try:
+            yield self.new
+        finally:
+            if not (self.new / RECORD).is_file():
+                shutil.rmtree(self.new, ignore_errors=True)  # not there where it has its number by now
 
     def say(self, facts: dict[str, Any]) -> None:
         """Which version the files belong to, before it is complete."""

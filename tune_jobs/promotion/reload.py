@@ -23,11 +23,11 @@ from tune_jobs.promotion.gates import TOLERANCE, Reloaded
 if TYPE_CHECKING:
     from analysis.predictions import Predictions
 
-#: Validation images that are asked for again, spread evenly; original files of the source among them, beside packed
-#: images and where those cannot be given.
+#: Validation images that are asked for again, and original files of the source, beside packed images and where those
+#: cannot be given: each spread evenly, for neighbours are often of one class, one scanner and one format.
 IMAGES, FILES, FILES_ALONE = 300, 4, 48
-#: Allowed where the evaluation ran on another kind of device, by the precision it ran in: arithmetic differs there.
-ELSEWHERE = {"float32": 1e-4, "bf16": 2e-2, "auto": 2e-2}
+#: Allowed where the evaluation ran on another kind of device: arithmetic differs there, in float32 too.
+ELSEWHERE = 1e-4
 SECONDS = 300
 DEVICE = "cpu"  # of the reload: a server need not have another
 
@@ -43,16 +43,15 @@ class Asked:
     files: tuple[Path, ...]  # original ones
     of_files: NDArray[np.float64]
     evaluated: str  # device, as the manifest says
-    precision: str
 
 
-def ask(dataset: Dataset, config: DatasetConfig, found: Predictions, *, evaluated: str, precision: str) -> Asked:
+def ask(dataset: Dataset, config: DatasetConfig, found: Predictions, *, evaluated: str) -> Asked:
     """Some of the validation images that `found` holds the probabilities of.
 
     Packed images are given as they are, for preprocessing leaves alone what has its form already. A crop does not:
     then the source's own images are given.
     """
-    picked = np.unique(np.linspace(0, len(found.ids) - 1, min(IMAGES, len(found.ids))).round().astype(np.int64))
+    picked = _spread(len(found.ids), IMAGES)
     ids, expected = found.ids[picked].tolist(), found.probabilities[picked]
     listed = listing(config) if config.crop is not None or config.source not in _ARRAYS else None
     if config.crop is None:
@@ -61,8 +60,15 @@ def ask(dataset: Dataset, config: DatasetConfig, found: Predictions, *, evaluate
         pixels = listed.pixels()[_places(listed.ids, ids)]
     else:
         pixels = np.empty((0, 1, 1, dataset.channels), dtype=np.uint8)
-    files = () if listed is None else _originals(listed, ids[: FILES if len(pixels) else FILES_ALONE])
-    return Asked(pixels, expected[: len(pixels)], files, expected[: len(files)], evaluated, precision)
+    some = _spread(len(ids), FILES if len(pixels) else FILES_ALONE)
+    files = () if listed is None else _originals(listed, [ids[i] for i in some])
+    of_files = expected[some] if files else expected[:0]
+    return Asked(pixels, expected[: len(pixels)], files, of_files, evaluated)
+
+
+def _spread(length: int, most: int) -> NDArray[np.int64]:
+    """So many places among `length`, the first and the last included."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(np.int64))
 
 
 _ARRAYS = ("digits", "npz", "medmnist")  # sources without files, whose listing costs something all the same
@@ -83,7 +89,7 @@ def _originals(listed: Listing, ids: Sequence[str]) -> tuple[Path, ...]:
 
 def reloaded(model: Path, asked: Asked, work: Path) -> Reloaded:
     """What the packaged `model` says in a fresh process, on the CPU; `work` is a folder for what goes in and out."""
-    tolerance = TOLERANCE if asked.evaluated == DEVICE else ELSEWHERE[asked.precision]
+    tolerance = TOLERANCE if asked.evaluated == DEVICE else ELSEWHERE
     nothing = Reloaded(0, math.nan, asked.evaluated, DEVICE, tolerance)
     if len(asked.pixels) + len(asked.files) == 0:
         why = "the dataset is cropped, so its original images are needed to try it, and they are not where they were"

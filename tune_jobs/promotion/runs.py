@@ -5,6 +5,8 @@ Its tags are its own: it has none by which `tracking_writer` finds the runs of s
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from tune_jobs.tracking_runs import COMPLETE, PARENT, now
 KIND = {"intermoco.kind": "promotion"}
 NOTE = "mlflow.note.content"
 MODEL = "model"  # folder of the run's artifacts that a version's source is
+#: Seconds that a server may take to store a file. It answers when the file is where it keeps it, and weights have a
+#: hundred megabytes; `tracking_client.IMPATIENCE` is for small questions.
+STORING = 300
 
 
 class PromotionRuns:
@@ -28,7 +33,8 @@ class PromotionRuns:
         above = {} if parent is None else {PARENT: parent}
         told = {**tags, **KIND, **above, OWNER: self.owner, "mlflow.source.name": "intermoco", NOTE: note}
         run = self.client.create_run(self.experiment, start_time=now(), tags=told, run_name=name)
-        self.client.log_artifacts(run.info.run_id, str(folder))
+        with _patience():
+            self.client.log_artifacts(run.info.run_id, str(folder))
         return str(run.info.run_id), f"{run.info.artifact_uri}/{MODEL}"
 
     def end(self, run: str) -> None:
@@ -59,3 +65,18 @@ class PromotionRuns:
             token = page.token
             if not token:
                 return
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """While files are sent. MLflow reads its setting anew for each request."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = str(max(STORING, int(before or 0)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

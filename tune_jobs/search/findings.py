@@ -9,7 +9,7 @@ from tune_jobs.search.promotion import Promoted
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from analysis.search import SearchFindings
+    from analysis.search import SearchCost, SearchFindings
     from tune_jobs.search.config import SearchConfig
     from tune_jobs.search.ledger import Ledger
     from tune_jobs.search.records import TrialRecord
@@ -31,7 +31,7 @@ def search_findings(found: Promoted) -> SearchFindings | None:
     records = found.ledger.trials()
     importances, notes = _importances(found.ledger)
     return SearchFindings(
-        trials=_trials(found, search, records),
+        trials=trial_rows(found, records),
         curves=pd.DataFrame(
             [(t.number, epoch, score) for t in records for epoch, score in t.curve.items()],
             columns=["trial", "epoch", "score"],
@@ -53,10 +53,21 @@ def search_findings(found: Promoted) -> SearchFindings | None:
     )
 
 
-def _trials(found: Promoted, search: SearchConfig, records: list[TrialRecord]) -> DataFrame:
-    """One row a trial that was not a repetition of an earlier one."""
+def cost(found: Promoted) -> SearchCost | None:
+    """What the study's search took so far; None where it never ran."""
+    if found.ledger is None:
+        return None
+    from analysis.search import search_cost
+
+    return search_cost(trial_rows(found, found.ledger.trials()), found.arms)
+
+
+def trial_rows(found: Promoted, records: list[TrialRecord]) -> DataFrame:
+    """One row a trial that was not a repetition of an earlier one: `SearchFindings.trials`."""
     import pandas as pd
 
+    search = found.study.search
+    assert search is not None
     names = [parameter.name for parameter in search.space.parameters]
     rows = []
     for trial in records:

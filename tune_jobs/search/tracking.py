@@ -20,8 +20,8 @@ from tune_jobs.search.promotion import identity
 from tune_jobs.stage import canonical
 from tune_jobs.store import Store
 from tune_jobs.study import Study
-from tune_jobs.tracking import Follower, Synced, TrackingError
-from tune_jobs.tracking_client import connect, experiment, mask, reason
+from tune_jobs.tracking import Follower, Synced
+from tune_jobs.tracking_client import Unreached, connect, experiment, mask, reason
 from tune_jobs.tracking_facts import VALUE_LENGTH, Point, allowed, finite, flatten
 from tune_jobs.tracking_runs import Run, Runs, now
 
@@ -51,7 +51,7 @@ def follow_search(study: Study, plan: Plan, store: Store, ledger: Ledger, *, uri
 def sync_search(study: Study, plan: Plan, store: Store, ledger: Ledger, *, uri: str, arms: Mapping[int, str]) -> Synced:
     """Replay every trial that has ended into MLflow at `uri`; replaying twice changes nothing.
 
-    `arms`: of the trials that are promoted, by number. Raises TrackingError in one line, password hidden.
+    `arms`: of the trials that are promoted, by number. Raises Unreached in one line, password hidden.
     """
     trials = ledger.trials()
     if not trials:
@@ -66,7 +66,7 @@ def sync_search(study: Study, plan: Plan, store: Store, ledger: Ledger, *, uri: 
     except IntermocoError:
         raise
     except Exception as error:  # MLflow, its database drivers and Optuna's raise many kinds
-        raise TrackingError(reason(error)) from error
+        raise Unreached(reason(error)) from error
     return Synced(mask(uri), writer.created, writer.already_there)
 
 

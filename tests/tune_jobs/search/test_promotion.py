@@ -8,9 +8,10 @@ from pathlib import Path
 import finished_search as finished
 import pytest
 
+from analysis.search import search_cost
 from ssl_core.errors import ConfigError
 from tune_jobs.plan import Plan
-from tune_jobs.search.findings import at_a_glance, search_findings
+from tune_jobs.search.findings import at_a_glance, cost, search_findings
 from tune_jobs.search.ledger import Ledger
 from tune_jobs.search.promotion import promoted
 from tune_jobs.store import Store
@@ -32,7 +33,8 @@ def test_an_unfinished_search_adds_no_arm_and_none_at_all_says_nothing(tmp_path:
     found = promoted(asked, planned, store)
     assert (found.study, found.plan, found.arms) == (asked, planned, {})
     assert search_findings(found) is not None
-    assert search_findings(promoted(asked, planned, Store(tmp_path / "elsewhere"))) is None
+    elsewhere = promoted(asked, planned, Store(tmp_path / "elsewhere"))
+    assert search_findings(elsewhere) is cost(elsewhere) is None
 
 
 def test_the_best_trials_and_the_papers_settings_are_arms_with_the_studys_seeds(world: World) -> None:
@@ -91,6 +93,10 @@ def test_the_reports_tables_hold_each_trial_once_and_what_pruning_spared(world: 
     assert table.loc[ledger.best(1)[0].number, "arm"] == f"trial_{ledger.best(1)[0].number}"
     assert list(found.curves.columns) == ["trial", "epoch", "score"]
     assert found.logs == {"mse.scale", "learning_rate"}
+    spent = cost(promoted(finished.study(), planned, store))
+    assert spent == search_cost(found.trials, found.promoted)
+    assert (spent.arms, spent.trials) == ((f"trial_{ledger.best(1)[0].number}",), len(records))
+    assert spent.seconds == sum(r.attrs.get("seconds", 0) for r in records.values()) > 0
 
 
 def test_the_terminal_shows_the_best_first_and_what_was_tried_first(world: World) -> None:

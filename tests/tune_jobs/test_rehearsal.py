@@ -1,0 +1,95 @@
+"""What a study will need and take, before it runs: real steps, and this machine's memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from studies import few_digits, raw
+
+from ssl_core.config import EncoderConfig, MocoConfig, MseConfig, PretrainConfig
+from ssl_core.errors import InputError
+from ssl_core.footprint import footprint
+from tune_jobs import machine
+from tune_jobs.plan import plan
+from tune_jobs.prepare import packed, planned
+from tune_jobs.rehearsal import MARGIN, PIXEL, PROCESS, Rehearsed, rehearse, require_memory
+from tune_jobs.resolution import resolve
+from tune_jobs.store import Store
+from tune_jobs.study import Study
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """With the few digits packed."""
+    store = Store(tmp_path_factory.mktemp("rehearsal"))
+    digits = study(store.root)
+    (stage,) = planned(digits, store).of_kind("data")
+    packed(digits.dataset, store, stage, {})
+    return store
+
+
+def study(folder: Path, **changes: object) -> Study:
+    pretrain = {"epochs": 3, "batch_size": 32, "moco": {"queue": 32}} | changes
+    arms = {"moco": {}, "supervised": "scratch"}
+    return resolve(raw(dataset=few_digits(folder), seeds=[0], pretrain=pretrain, arms=arms))
+
+
+def test_steps_are_measured_and_nothing_is_left(store: Store) -> None:
+    full = planned(study(store.root), store)
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    found = rehearse(full, store)
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    (arm,) = found.arms
+    assert (arm.arm, arm.left, arm.steps, found.device) == ("moco", 1, 5, "cpu")
+    assert arm.epoch_seconds == pytest.approx(3 * arm.step_seconds)  # 126 // 32 steps
+    assert 3 * arm.epoch_seconds < arm.seconds < 30 * arm.epoch_seconds
+    assert found.seconds == arm.seconds
+    assert arm.peak_memory is not None
+    assert 0.5 * PROCESS < arm.peak_memory < 2 * machine.GIB
+    assert re.search(r"moco +\d+\.\d\d s .* GiB +1\n", "\n".join(found.lines))
+
+
+def test_steps_are_measured_on_packed_data_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `intermoco data` first"):
+        rehearse(plan(study(tmp_path), "unknown"), Store(tmp_path))
+    assert list(tmp_path.iterdir()) == [tmp_path / "digits.npz"]
+
+
+def test_where_nothing_is_left_nothing_is_measured() -> None:
+    assert list(Rehearsed("cpu", 2.0, machine.GIB, 1, ()).lines) == [
+        "measured: nothing, for every pretraining is finished"
+    ]
+
+
+def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = planned(study(store.root, batch_size=126), store)
+    require_memory(full, store)
+    config = PretrainConfig(encoder=EncoderConfig(arch="resnet18", stem="small"), moco=MocoConfig(queue=32))
+    counted = footprint(config, 1, 8, "float32")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)  # a container's limit
+    (tmp_path / "memory.max").write_text(str(counted.of(125)))
+    with pytest.raises(InputError, match=r"arm moco: a pretraining step keeps .* no batch fits"):
+        require_memory(full, store)  # nothing is left of so little once a process is there
+    monkeypatch.setattr("tune_jobs.rehearsal.PROCESS", 0)
+    with pytest.raises(InputError, match="the largest batch that fits is about") as caught:
+        require_memory(full, store)
+    (fits,) = re.findall(r"set pretrain.micro_batch to (\d+)", str(caught.value))
+    assert counted.of(int(fits)) * MARGIN <= counted.of(125) < counted.of(int(fits) + 1) * MARGIN * 1.01
+    require_memory(planned(study(store.root, batch_size=126, micro_batch=int(fits)), store), store)
+
+
+def test_no_encoder_keeps_more_of_a_pixel() -> None:
+    """Below it nothing is counted."""
+    config = PretrainConfig(
+        encoder=EncoderConfig(arch="resnet50", stem="small"),
+        moco=MocoConfig(queue=32),
+        mse=MseConfig(),
+        precision="float32",
+    )
+    assert 0.5 * PIXEL < footprint(config, 3, 64).image / 64**2 < PIXEL
