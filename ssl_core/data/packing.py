@@ -50,7 +50,8 @@ def pack(
 ) -> Dataset:
     """The source's images in `folder`, checked, split where they are not split; those that cannot be read are left out.
 
-    The result does not depend on `run`, `threads` (decoding within a task) or on how often packing was interrupted.
+    The result does not depend on `run`, `threads` (decoding within a task, where tasks do not run side by side) or on
+    how often packing was interrupted.
     `cache` is `fingerprint`'s; `progress` is told of images packed. Memory: about `SHARD_BYTES` a task under way.
     Raises DataError, with the value and the remedy, for whatever is wrong with the data as a whole.
     """
@@ -68,6 +69,8 @@ def pack(
         decided.save(folder)
     tasks = _tasks(decided, config, folder, found.paths if pixels is None else pixels, threads)
     unfinished = [task for task in tasks if not task.finished]
+    if run is not serial and len(unfinished) > 1:  # several at a time: one CPU for each
+        unfinished = [dataclasses.replace(task, threads=1) for task in unfinished]
     resumed = len(found.ids) - sum(len(task.source) for task in unfinished)
     _check_space(folder, (len(found.ids) - resumed) * decided.image_bytes)
     _make(unfinished, run if pixels is None else serial, resumed, len(found.ids), progress)

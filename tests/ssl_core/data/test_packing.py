@@ -127,6 +127,21 @@ def test_the_threads_of_blas_do_not_spin_while_images_are_decoded(
     assert threads() == before
 
 
+def test_shards_that_are_made_side_by_side_take_one_thread_each(tree: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def elsewhere(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterable[Any]:
+        seen.extend(task.threads for task in tasks if isinstance(task, sharding.ShardTask))
+        return map(function, tasks)
+
+    pack(config(tree), tmp_path / "out", threads=3, run=elsewhere)
+    assert seen == [1] * 7
+    (tmp_path / "out" / "dataset.json").unlink()
+    seen.clear()
+    pack(config(tree, size=2), tmp_path / "out", threads=3, run=elsewhere)  # all in one shard
+    assert seen == [3]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mean_and_deviation_are_those_of_the_training_pixels(tree: Path, tmp_path: Path, channels: int) -> None:
     for path in sorted(tree.rglob("*.png"))[20:30]:
