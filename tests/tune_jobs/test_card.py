@@ -60,7 +60,7 @@ def test_the_card_says_what_the_model_is_and_is_not_for() -> None:
         "**FAIL**, champion",
         "**Promoted by force.**",
         "fine-tuned on 6% of the training labels",
-        "seed 2 0.8000, seed 3 0.9000",
+        "0.8000 (seed 2), 0.9000 (seed 3)",
         "models:/chest@champion",
         "| test | 120 | 40 |",
     ):

@@ -145,7 +145,7 @@ def _protocol(facts: CardFacts) -> Iterator[str]:
     )
     if facts.switches:
         yield markup.bullets({f"`{markup.code(key)}`": safe(value) for key, value in facts.switches.items()})
-    over = ", ".join(f"seed {seed} {value:.4f}" for seed, value in facts.seeds.items())
+    over = ", ".join(f"{value:.4f} (seed {seed})" for seed, value in facts.seeds.items())
     yield f"{metric_name(facts.metric)} on validation of the arm's seeds, of which this model is one: {over}."
     if facts.temperature != 1:
         yield (
@@ -236,14 +236,12 @@ def _limits(facts: CardFacts) -> Iterator[str]:
 
 def _use(facts: CardFacts) -> Iterator[str]:
     yield (
-        "The preprocessing is inside: give images as they are (uint8, any size, or the bytes of a file). Only torch "
-        "and mlflow are needed."
+        "The preprocessing is inside: give images as they are (uint8, any size, or the bytes of a file). The model's "
+        "`requirements.txt` names the few packages that it needs. With MLFLOW_TRACKING_URI set to this MLflow, in "
+        "Python:"
     )
-    yield (
-        "```\n"
-        f'model = mlflow.pyfunc.load_model("models:/{facts.model}@champion")\n'
-        f"mlflow models serve -m models:/{facts.model}@champion --env-manager local\n"
-        "```"
-    )
+    yield f'```\nmodel = mlflow.pyfunc.load_model("models:/{facts.model}@champion")\n```'
+    yield "or as a server:"
+    yield f"```\nmlflow models serve -m models:/{facts.model}@champion --env-manager local --port 5001\n```"
     if facts.exports:
         yield f"Exported as {', '.join(f'`{markup.code(name)}`' for name in facts.exports)}, beside this card."
