@@ -20,7 +20,7 @@ VERSIONS: Mapping[str, int] = {
     "finetune": 3,
     "features": 2,
     "probe": 2,
-    "reuse": 1,
+    "reuse": 2,
     "ks": 1,
     "score": 1,
 }
