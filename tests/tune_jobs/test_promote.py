@@ -35,7 +35,7 @@ from tune_jobs.promotion.place import held
 from tune_jobs.promotion.promote import Asked, Attempt, Promotion, promote, roll_back
 from tune_jobs.promotion.registry import CHAMPION, COMPLETE, PREVIOUS, REPLACES, UNTIL, Registry
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

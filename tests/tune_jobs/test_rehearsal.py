@@ -19,7 +19,7 @@ from tune_jobs.resolution import resolve
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

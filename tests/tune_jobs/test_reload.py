@@ -24,7 +24,7 @@ from tune_jobs.promotion.gates import TOLERANCE, reloads
 from tune_jobs.promotion.package import form_of, save_model
 from tune_jobs.promotion.reload import FILES, FILES_ALONE, Asked, ask, reloaded
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 IMAGES = 192
 
