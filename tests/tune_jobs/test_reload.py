@@ -42,7 +42,7 @@ class Tuned:
         return read(self.folder / "tuned", "val")
 
     def asked(self) -> Asked:
-        return ask(self.dataset, self.config, self.stored, evaluated="cpu", precision="float32")
+        return ask(self.dataset, self.config, self.stored, evaluated="cpu")
 
     def said(self, images: Any) -> np.ndarray:
         model = Predictor.load(self.folder / "tuned" / "model.pt", form_of(self.folder / "data"), device="cpu")

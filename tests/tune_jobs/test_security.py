@@ -334,7 +334,7 @@ def seen(made: Made, empty_database: Path) -> str:
     (made.root / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{made.root}/mlflow.db")
     assert command(monkeypatch, "sync", again, *place, "--set", "tracking.uri=null") == 0
-    assert command(monkeypatch, "sync", study, *place, "--set", "tracking.uri=joe:CANARY-a@h/x") == 1
+    assert command(monkeypatch, "sync", study, *place, "--set", "tracking.uri=joe:CANARY-a@h/x") == 2
     for wrong in ("tracking=http://joe:CANARY-b@h", "tracking.url=http://joe:CANARY-c@h"):
         assert command(monkeypatch, "ablate", study, *place, "--set", wrong) == 2
     storage = "search.storage=postgresql://joe:CANARY-d e@127.0.0.1:9/db?sslpassword=CANARY-f"
