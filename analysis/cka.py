@@ -18,7 +18,7 @@ the median distance within a draw of them: all 22,432 test images of ChestX-ray1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +96,14 @@ def rbf(
 ) -> Similarity:
     """CKA of the kernel exp(-d^2 / 2 sigma^2), sigma = `bandwidth` x the side's own median pairwise distance."""
     _check(x, y)
+    orders = [rng.permutation(len(x)) for _ in range(permutations)]
     if len(x) > MANY:
-        return _streamed(x, y, bandwidth=bandwidth, permutations=permutations, rng=rng, debiased=debiased)
+        return _streamed(x, y, orders, bandwidth, debiased=debiased)
     distances = (_squared_distances(_centred(side)) for side in (x, y))
     kernels = [_gaussian(d, bandwidth * _median_distance(d)) for d in distances]
     off_diagonal = _furthest(_off_diagonal(k) for k in kernels)
     align = _gram_alignment(*kernels, debiased=debiased)
-    null = np.array([align(rng.permutation(len(x))) for _ in range(permutations)])
+    null = np.array([align(order) for order in orders])
     return _similarity(np.array([align(None)]), null, len(x), off_diagonal)
 
 
@@ -148,10 +149,9 @@ def _kernel_of_sets(x: Array, sigma: float, pairs: int) -> Callable[[NDArray[np.
 def _streamed(
     x: NDArray[np.floating],
     y: NDArray[np.floating],
-    *,
+    orders: Sequence[NDArray[np.int64]],
     bandwidth: float,
-    permutations: int,
-    rng: np.random.Generator,
+    *,
     debiased: bool,
 ) -> Similarity:
     """`rbf` of more than `MANY` images."""
@@ -168,7 +168,7 @@ def _streamed(
         x,
         y,
         (sigma_x, sigma_y),
-        [rng.permutation(n) for _ in range(permutations)],
+        orders,
         near=math.exp(-0.5 / bandwidth**2),  # the kernel of the median distance
         debiased=debiased,
     )

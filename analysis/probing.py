@@ -177,8 +177,9 @@ def _train(
 
 
 def loss_gradient(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """The gradient of `classification_loss`, [B, K]: (probability - label) / B. Written out where it is the same bits:
-    to record and replay the few operations of a step takes longer than they do.
+    """The gradient of `classification_loss`, [B, K]: probability less label, by the number of terms in its mean.
+
+    Written out where it is the same bits: to record and replay the few operations of a step takes longer than they do.
     """
     match task:
         case "multiclass":

@@ -47,8 +47,8 @@ def footprint(config: PretrainConfig, channels: int, size: int, precision: Preci
     more = BATCHES[1] - BATCHES[0]
     small, large = (many_small - few_small) / more, (many_large - few_large) / more  # of an image
     by_area = (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2)
-    trained = sum(_bytes(p) for p in moco.parameters() if p.requires_grad)
-    every = sum(map(_bytes, (*moco.parameters(), *moco.buffers())))
+    trained = sum(p.nbytes for p in moco.parameters() if p.requires_grad)
+    every = sum(tensor.nbytes for tensor in (*moco.parameters(), *moco.buffers()))
     return Footprint(
         states=every + 2 * trained,  # gradient and momentum
         step=max(0.0, few_small - BATCHES[0] * small),
@@ -73,7 +73,3 @@ def _kept(moco: Moco, batch: int, channels: int, side: int, precision: Precision
     with kept, devices.autocast(torch.device("cpu"), precision):
         moco(view1, view2, torch.arange(batch), 0, batch)
     return sum(size for _, size in found.values())
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

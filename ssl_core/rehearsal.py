@@ -22,8 +22,7 @@ class Rehearsal:
 
     steps: int  # that were measured
     step_seconds: float  # their median
-    epoch_seconds: float  # of an epoch's training steps, as its metrics will say
-    validation_seconds: float  # that follow them
+    validation_seconds: float  # of the whole split, after an epoch
     peak_memory: int | None  # of the whole process, on an accelerator of tensors alone; None: the system does not tell
 
 
@@ -58,4 +57,4 @@ def rehearse(
     began = time.perf_counter()
     run.validate()
     validation = (time.perf_counter() - began) * len(rows) / len(first)
-    return Rehearsal(len(ends) - 1, step, step * run.steps_per_epoch, validation, memory.read())
+    return Rehearsal(len(ends) - 1, step, validation, memory.read())

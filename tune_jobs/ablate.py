@@ -27,7 +27,7 @@ from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready
 from tune_jobs.rehearsal import require_memory
-from tune_jobs.room import Capacity, accelerators_here
+from tune_jobs.room import here
 from tune_jobs.runner import RayRunner, check_fits
 from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
@@ -98,14 +98,14 @@ def begin(study: Study, store: Store, address: str | None, command: str) -> Begu
     require_cluster(address, store, tracking_uri(study, store))
     full = planned(study, store)
     if address is None:  # a cluster's capacity is known once it is joined
-        check_fits(full.by_key.values(), Capacity(os.cpu_count() or 1, accelerators_here()))
+        check_fits(full.by_key.values(), here())
     facts = {"git_commit": git_commit()}
     ready = make_ready(store, full, facts, on_ray=ray_at(address))
     enforce(study, ready.audit)
     for note in checked(study, ready):
         print(f"note: {note}", file=sys.stderr)
     if address is None:
-        require_memory(full, store)
+        require_memory(full, store, ready.datasets)
     if said := ", ".join(finding.name for finding in ready.audit.findings):
         print(f"note: the audit found {said}; `intermoco data` and the report say more", file=sys.stderr)
     return Begun(study, full, store, address, command, facts, ready)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ from ssl_core.errors import InputError, StageError
 from ssl_core.feasibility import settle
 from tune_jobs.machine import GIB, available_cores, available_memory
 from tune_jobs.plan import Plan
-from tune_jobs.room import accelerators_here
+from tune_jobs.room import here, totals
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
 if TYPE_CHECKING:
+    from ssl_core.data.config import DatasetConfig
     from ssl_core.data.dataset import Dataset
 
 #: Bytes that a stage's process takes before it has made a tensor: Python, torch, Ray. Measured: 0.75 to 0.9 GiB.
@@ -92,26 +92,27 @@ def rehearse(full: Plan, store: Store) -> Rehearsed:
 
     Raises InputError where the dataset is not packed, or where an arm's step does not fit; StageError where one fails.
     """
+    from ssl_core.data.dataset import TRAIN
+    from tune_jobs.work import opened
+
     left = _left(full, store)
     device, memory = _machine(left)
     at_once = min(_at_once(left[0].demand), len(left)) if left else 1
     found = []
     for stages in _alike(left):
         stage = stages[0]
-        dataset = _dataset(stage, store)
-        config = _config(stage)
-        require_room(str(stage.labels["arm"]), config, dataset, stage.demand, memory, device)
-        share = _share(config, stage.demand.workers)
+        data = _packed(stage, store)
+        dataset, config = opened(data), _config(stage)
+        _require_room(stage, dataset, memory, device)
         told = {
-            "config": dataclasses.asdict(share),
-            "data": str(store.find("data", stage.inputs["data"])),
+            "config": dataclasses.asdict(_share(config, stage.demand.workers)),
+            "data": str(data),
             "device": device,
             "cpus": stage.demand.cpus,
         }
         answers = _side_by_side(told, 1 if device == "cuda" else at_once * stage.demand.workers)
-        n_train = dataset.summary["n"]["train"]
         step = statistics.median(a["step_seconds"] for a in answers)
-        epoch = step * (n_train // config.batch_size)
+        epoch = step * (len(dataset.rows(TRAIN)) // config.batch_size)
         validation = statistics.median(a["validation_seconds"] for a in answers) / stage.demand.workers
         peaks = [a["peak_memory"] for a in answers if a["peak_memory"] is not None]
         found.append(
@@ -128,46 +129,47 @@ def rehearse(full: Plan, store: Store) -> Rehearsed:
     return Rehearsed(device, available_cores(), memory, at_once, tuple(found))
 
 
-def require_memory(full: Plan, store: Store) -> None:
+def require_memory(full: Plan, store: Store, datasets: Mapping[DatasetConfig, Dataset]) -> None:
     """InputError for the first arm with a pretraining left that this machine's memory cannot hold, be it alone.
 
-    Counts what a step cannot do without, so what it refuses could never run. Needs the datasets packed.
+    Counts what a step cannot do without, so what it refuses could never run. `datasets` are the plan's, packed.
     """
     left = _left(full, store)
     device, memory = _machine(left)
-    for stages in _alike(left):
-        stage = stages[0]
-        require_room(str(stage.labels["arm"]), _config(stage), _dataset(stage, store), stage.demand, memory, device)
+    for stage, *_ in _alike(left):
+        _require_room(stage, datasets[full.datasets[stage.inputs["data"]]], memory, device)
 
 
-def require_room(arm: str, config: PretrainConfig, dataset: Dataset, demand: Demand, memory: int, device: str) -> None:
-    """InputError where a step of the arm needs more than `memory` bytes at the least, with what would fit."""
+def _require_room(stage: Stage, dataset: Dataset, memory: int, device: str) -> None:
+    """InputError where a step of a pretraining needs more than `memory` bytes at the least, with what would fit."""
+    config, workers = _config(stage), stage.demand.workers
     if config.micro_batch == "auto" and device == "cuda":
         return  # it takes smaller parts by itself
-    share = _share(config, demand.workers)
+    share = _share(config, workers)
     part = share.micro_batch if isinstance(share.micro_batch, int) else share.batch_size
     if part * dataset.size**2 * PIXEL < memory / 2:
         return
     import torch
 
     from ssl_core import devices
+    from ssl_core.data.dataset import TRAIN
     from ssl_core.footprint import footprint
 
     precision = devices.settled(torch.device(device), config.precision)
-    settled = settle(share, dataset.summary["n"]["train"])
+    settled = settle(share, len(dataset.rows(TRAIN)))
     counted = footprint(settled, dataset.channels, dataset.size, precision)
     least = counted.of(part)
     if least <= memory:
         return
     where = "this machine" if device == "cpu" else "the accelerator"
     room = memory - (PROCESS if device == "cpu" else 0)
-    fits = counted.largest(room / MARGIN) * demand.workers
-    several = f" on each of {demand.workers} workers" if demand.workers > 1 else ""
+    fits = counted.largest(room / MARGIN) * workers
+    several = f" on each of {workers} workers" if workers > 1 else ""
     head = (
-        f"arm {arm}: a pretraining step keeps {least / GIB:.1f} GiB{several} at the least, for {part} images of "
-        f"{dataset.size} px at once, and {where} has {memory / GIB:.1f} GiB"
+        f"arm {stage.labels['arm']}: a pretraining step keeps {least / GIB:.1f} GiB{several} at the least, for {part} "
+        f"images of {dataset.size} px at once, and {where} has {memory / GIB:.1f} GiB"
     )
-    if fits < 2 * demand.workers:
+    if fits < 2 * workers:
         raise InputError(f"{head}; no batch fits: use a smaller dataset.size or encoder.arch")
     raise InputError(
         f"{head}; the largest batch that fits is about {fits}: set pretrain.micro_batch to {fits} or less (the same "
@@ -191,34 +193,30 @@ def _alike(stages: Sequence[Stage]) -> list[list[Stage]]:
 
 def _machine(stages: Sequence[Stage]) -> tuple[str, int]:
     """The device that pretrainings run on here, and the bytes of its memory."""
-    there = accelerators_here()
-    if not any(stage.demand.on(there).accelerators for stage in stages):
+    if not any(totals(stage.demand, here())[1] for stage in stages):
         return "cpu", available_memory()
     import torch
 
-    return "cuda", min(_bytes_of(torch, i) for i in range(torch.cuda.device_count()))
-
-
-def _bytes_of(torch: Any, index: int) -> int:
-    return int(torch.cuda.get_device_properties(index).total_memory)
+    each = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return "cuda", min(int(device.total_memory) for device in each)
 
 
 def _at_once(demand: Demand) -> int:
     """Pretrainings that run side by side on a local Ray."""
-    settled = demand.on(accelerators_here())
-    rooms = [(os.cpu_count() or 1) / (settled.cpus * settled.workers)]
-    if settled.accelerators:
-        rooms.append(accelerators_here() / (settled.accelerators * settled.workers))
+    machine = here()
+    cpus, accelerators = totals(demand, machine)
+    rooms = [machine.cpus / cpus] + ([machine.accelerators / accelerators] if accelerators else [])
     return max(1, int(min(rooms)))
 
 
-def _dataset(stage: Stage, store: Store) -> Dataset:
-    from tune_jobs.work import opened
-
-    folder = store.stages / f"data-{stage.inputs['data']}"
-    if not (folder / "manifest.json").is_file():
-        raise InputError("steps are measured on the packed dataset, which is not there yet; run `intermoco data` first")
-    return opened(folder)
+def _packed(stage: Stage, store: Store) -> Path:
+    """Folder of the dataset that a pretraining is on."""
+    try:
+        return store.find("data", stage.inputs["data"])
+    except StageError as error:
+        raise InputError(
+            "steps are measured on the packed dataset, which is not there yet; run `intermoco data` first"
+        ) from error
 
 
 def _config(stage: Stage) -> PretrainConfig:
@@ -242,14 +240,8 @@ def _share(config: PretrainConfig, workers: int) -> PretrainConfig:
 
 def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
     """The same rehearsal in so many processes at once, for a stage's neighbours slow it; their answers."""
-    command = [sys.executable, "-m", "tune_jobs.rehearsal"]
-    cpus = str(max(1, int(told["cpus"])))
-    environment = {**os.environ, "OMP_NUM_THREADS": cpus}
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         env=environment)
-        for _ in range(processes)
-    ]  # fmt: skip
+    command, pipe = [sys.executable, "-m", "tune_jobs.rehearsal"], subprocess.PIPE
+    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
     try:
         for process in started:
             assert process.stdin is not None

@@ -93,7 +93,12 @@ def common(one: Mapping[str, Pair], other: Mapping[str, Pair]) -> dict[str, Pair
     return {n: (min(one[n][0], other[n][0]), min(one[n][1], other[n][1])) for n in one}
 
 
-def accelerators_here() -> float:
+def here() -> Capacity:
+    """What a local Ray has."""
+    return Capacity(os.cpu_count() or 1, _accelerators())
+
+
+def _accelerators() -> float:
     """Accelerators of this machine, without importing torch: what Ray will find."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

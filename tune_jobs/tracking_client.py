@@ -120,10 +120,10 @@ def reached(uri: str) -> Iterator[None]:
     """What keeps MLflow from its work within, as a TrackingError that has the address and the remedy."""
     try:
         yield
-    except IntermocoError as error:
-        if not isinstance(error, Unreached):
-            raise
+    except Unreached as error:
         raise _hindered(uri, str(error)) from error
+    except IntermocoError:
+        raise
     except Exception as error:  # MLflow, its database drivers and its artifact stores raise many kinds
         raise _hindered(uri, reason(error)) from error
 

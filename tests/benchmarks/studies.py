@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.rows import TURNS, Measured, Row, seconds_of
-from tune_jobs.store import read_manifest
+from tune_jobs.loading import load
+from tune_jobs.prepare import planned
+from tune_jobs.store import Store, read_manifest
 
 COMMAND = [sys.executable, "-m", "tune_jobs.cli"]
 STUDY = "quickstart"
@@ -45,6 +47,7 @@ class Ran:
     seconds: float  # of the first run
     again: float  # of the second
     manifests: list[dict[str, Any]]
+    arms: dict[str, str]  # by the key of their pretraining
     epochs: dict[str, float]  # seconds of an epoch's training steps, median, by the pretraining's key
 
 
@@ -62,7 +65,9 @@ def ran() -> Ran:
     for folder in (f for f in folders if f.name.startswith("pretrain-")):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         epochs[folder.name.removeprefix("pretrain-")] = statistics.median(line["epoch_seconds"] for line in lines)
-    return Ran(measured, first, again, [read_manifest(folder) for folder in folders], epochs)
+    plan = planned(load(STUDY), Store(root))
+    arms = {stage.key: str(stage.labels["arm"]) for stage in plan.of_kind("pretrain")}
+    return Ran(measured, first, again, [read_manifest(folder) for folder in folders], arms, epochs)
 
 
 def wall() -> Measured:
@@ -82,18 +87,14 @@ def predicted(what: str) -> Measured:
     found, real = ran(), defaultdict(list)
     for manifest in found.manifests:
         if manifest["kind"] == "pretrain":
-            arm = _arm(manifest["config"])
-            real[arm].append(found.epochs[manifest["key"]] if what == "epoch_seconds" else manifest[what])
+            real[found.arms[manifest["key"]]].append(
+                found.epochs[manifest["key"]] if what == "epoch_seconds" else manifest[what]
+            )
     off = {}
     for expected in found.measured:
         seen = statistics.median(real[expected["arm"]])
         off[expected["arm"]] = expected[what] / seen
     return Measured(max(max(q, 1 / q) for q in off.values()), found.seconds, facts={"predicted_by_real": off})
-
-
-def _arm(config: dict[str, Any]) -> str:
-    """The quickstart's name for a configuration."""
-    return "moco_mse" if config["mse"] else "moco_barlow" if config["barlow"] else "moco"
 
 
 ROWS = (

@@ -18,6 +18,7 @@ from tune_jobs.rehearsal import MARGIN, PIXEL, PROCESS, Rehearsed, rehearse, req
 from tune_jobs.resolution import resolve
 from tune_jobs.store import Store
 from tune_jobs.study import Study
+from tune_jobs.work import opened
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -69,19 +70,20 @@ def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = planned(study(store.root, batch_size=126), store)
-    require_memory(full, store)
+    datasets = {config: opened(store.find("data", key)) for key, config in full.datasets.items()}
+    require_memory(full, store, datasets)
     config = PretrainConfig(encoder=EncoderConfig(arch="resnet18", stem="small"), moco=MocoConfig(queue=32))
     counted = footprint(config, 1, 8, "float32")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)  # a container's limit
     (tmp_path / "memory.max").write_text(str(counted.of(125)))
     with pytest.raises(InputError, match=r"arm moco: a pretraining step keeps .* no batch fits"):
-        require_memory(full, store)  # nothing is left of so little once a process is there
+        require_memory(full, store, datasets)  # nothing is left of so little once a process is there
     monkeypatch.setattr("tune_jobs.rehearsal.PROCESS", 0)
     with pytest.raises(InputError, match="the largest batch that fits is about") as caught:
-        require_memory(full, store)
+        require_memory(full, store, datasets)
     (fits,) = re.findall(r"set pretrain.micro_batch to (\d+)", str(caught.value))
     assert counted.of(int(fits)) * MARGIN <= counted.of(125) < counted.of(int(fits) + 1) * MARGIN * 1.01
-    require_memory(planned(study(store.root, batch_size=126, micro_batch=int(fits)), store), store)
+    require_memory(planned(study(store.root, batch_size=126, micro_batch=int(fits)), store), store, datasets)
 
 
 def test_no_encoder_keeps_more_of_a_pixel() -> None:

@@ -17,7 +17,7 @@ from tune_jobs.ablate import Begun, Result, begin, complete, ray_at, terminable,
 from tune_jobs.cluster import local_ray
 from tune_jobs.locks import running
 from tune_jobs.plan import pretrain_demand, pretrain_stage
-from tune_jobs.room import accelerators_here
+from tune_jobs.room import here
 from tune_jobs.search.config import SearchConfig
 from tune_jobs.search.findings import at_a_glance
 from tune_jobs.search.promotion import opened, search_folder
@@ -71,7 +71,7 @@ def search(study: Study, *, root: Path, address: str | None, command: str) -> Se
         begun = begin(study, store, address, command)
         _check_starts(begun)
         if address is None:  # what a cluster has is known once it is joined
-            _demand(study, accelerators_here())
+            _demand(study, here().accelerators)
         ledger = opened(study, begun.plan, store, create=True)
         assert ledger is not None
         with contextlib.ExitStack() as stack:
