@@ -28,7 +28,7 @@ _UNITS = 32767  # of the held matrix, to one: kernel values are at most 1, and s
 def rbf(
     x: Narrow, y: Narrow, sigmas: tuple[float, float], orders: Sequence[Order], *, near: float, debiased: bool
 ) -> tuple[float, Array, tuple[float, float]]:
-    """CKA of the kernels exp(-d^2 / 2 sigma^2) of features (N, C), one sigma a side.
+    """CKA of the kernels exp(-d^2 / 2 sigma^2) of features (N, C), which are overwritten, one sigma a side.
 
     Args:
         orders: permutations of the N rows of `y`.
@@ -68,13 +68,17 @@ def rbf(
 
 
 def _kernel(x: Narrow, sigma: float, near: float, diagonal: float) -> Iterator[tuple[int, Narrow]]:
-    """(start, rows from `start` on, each from column `start` on) of the kernel less `near`; its diagonal as given."""
-    scaled = (x / sigma if sigma > 0 else x).astype(np.float32, copy=False)
-    half = np.square(scaled).sum(axis=1) / 2
+    """(start, rows from `start` on, each from column `start` on) of the kernel less `near`; its diagonal as given.
+
+    Divides x by sigma in place.
+    """
+    if sigma > 0:
+        x /= sigma
+    half = np.square(x).sum(axis=1) / 2
     for start in range(0, len(x), ROWS):
         mine = slice(start, start + ROWS)
         if sigma > 0:
-            block: Narrow = scaled[mine] @ scaled[start:].T
+            block: Narrow = x[mine] @ x[start:].T
             block -= half[mine, None]
             block -= half[start:]
             np.exp(np.minimum(block, 0, out=block), out=block)

@@ -12,13 +12,17 @@ from torchvision.models import resnet
 
 from ssl_core import checkpoint
 from ssl_core.config import BLOCKS, EncoderConfig
+from ssl_core.convolution import quicken
 from ssl_core.errors import CheckpointError, DataError
 from ssl_core.initialisation import seeded
 
 
 def global_average(maps: Tensor) -> Tensor:
-    """Global average pooling, [B, C, h, w] -> [B, C], summed in float32 at least."""
-    return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
+    """Global average pooling, [B, C, h, w] -> [B, C], summed in float32 at least.
+
+    Its gradient lies channels last in memory, as the maps of an encoder do; torch's mean over the last two would not.
+    """
+    return maps.permute(0, 2, 3, 1).mean(dim=(1, 2), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
 class Encoder(nn.Module):
@@ -43,6 +47,7 @@ class Encoder(nn.Module):
         self.conv1, self.bn1, self.relu = net.conv1, net.bn1, net.relu
         self.maxpool = nn.Identity() if small else net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        quicken(self)
         expansion = net.fc.in_features // 512  # 1 for basic blocks, 4 for bottlenecks
         self.widths: dict[int, int] = {b: 64 * 2 ** (b - 1) * expansion for b in BLOCKS}
         self.dim = self.widths[4]

@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_core import distributed
 from ssl_core.config import MSE_GRID
+from ssl_core.encoder import global_average
 
 Pool = Literal["grid", "gap"]
 
@@ -28,9 +30,9 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, mask: Tens
     with _float32(q):
         q, k = _full(q), _full(k)
         positive = (q * k).sum(dim=1) / temperature  # [B]
-        negative = q @ queue.to(q.dtype).T / temperature  # [B, K]
+        negative = (q / temperature) @ queue.to(q.dtype).T  # [B, K]: as large as the step's other tensors together
         if mask is not None:
-            negative = negative.masked_fill(mask, -torch.inf)
+            negative = negative.masked_fill_(mask, -torch.inf)
         # -log(e^p / (e^p + S)) = log(1 + S/e^p) = softplus(log S - p); no [B, 1+K] matrix is ever put together.
         return F.softplus(negative.logsumexp(dim=1) - positive, threshold=50.0).mean()
 
@@ -41,7 +43,8 @@ def mse_loss(a: Tensor, b: Tensor, block: int, pool: Pool) -> Tensor:
     Maps that are pooled already stay as they are.
     """
     with _float32(a):
-        return F.mse_loss(mse_pooled(a, block, pool), mse_pooled(b, block, pool))
+        a, b = (mse_pooled(x, block, pool).permute(0, 2, 3, 1) for x in (a, b))
+        return F.mse_loss(a, b)  # its gradient is laid out C last: of maps that are, too, as the layers below want it
 
 
 def mse_pooled(x: Tensor, block: int, pool: Pool) -> Tensor:
@@ -50,9 +53,10 @@ def mse_pooled(x: Tensor, block: int, pool: Pool) -> Tensor:
     `grid` pools to the paper's 16, 16, 4, 4 cells a side, or leaves the map's own side where that is less; `gap` pools
     to a single cell.
     """
+    if pool == "gap":
+        return global_average(x)[:, :, None, None]
     with _float32(x):
-        side = 1 if pool == "gap" else MSE_GRID[block]
-        grid = (min(side, x.shape[2]), min(side, x.shape[3]))
+        grid = (min(MSE_GRID[block], x.shape[2]), min(MSE_GRID[block], x.shape[3]))
         return _full(x) if grid == x.shape[2:] else F.adaptive_avg_pool2d(_full(x), grid)
 
 
@@ -90,8 +94,8 @@ def _standardise(z: Tensor, n: int | Tensor) -> Tensor:
     return z * (variance + BATCH_NORM_EPS).rsqrt()
 
 
-class Projector(nn.Sequential):
-    """Linear layers of `width`, all but the last followed by batch norm and ReLU: [B, channels] -> [B, width].
+class Projector(nn.ModuleList):
+    """Linear layers of `width`, all but the last followed by batch norm and ReLU.
 
     One a block, shared by both views and trained by gradient (section 3.2.2). No biases, as in Barlow Twins: batch
     norm, and the centring of the correlation, would take them out again.
@@ -103,7 +107,17 @@ class Projector(nn.Sequential):
             modules.append(nn.Linear(width if i else channels, width, bias=False))
             if i < layers - 1:
                 modules += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        super().__init__(*modules)
+        super().__init__(modules)
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Both views' features [B, channels] -> [B, width]. They pass together, but batch norm is over one view."""
+        x = torch.cat([a, b])
+        for module in self:
+            if isinstance(module, _BatchNorm):
+                x = torch.cat([module(view) for view in x.tensor_split((len(a),))])
+            else:
+                x = module(x)
+        return x[: len(a)], x[len(a) :]
 
 
 def _float32(x: Tensor) -> torch.autocast:

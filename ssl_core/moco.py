@@ -104,8 +104,8 @@ class Moco(nn.Module):
         terms, barlow = dict[str, Tensor](), self.config.barlow
         if barlow is not None:
             for name, b in ((f"barlow_{b}", b) for b in barlow.blocks):
-                projector = self.projectors[str(b)]  # trained through both views, though h gets no gradient
-                za, zb = projector(of_q[name]), projector(of_k[name])  # [B, d]
+                # The projector is trained through both views, though h gets no gradient.
+                za, zb = self.projectors[str(b)](of_q[name], of_k[name])  # [B, d]
                 terms[name] = barlow_loss(za, zb, barlow.lambd, barlow.centred)
         return terms
 

@@ -16,8 +16,8 @@ Kind = Literal["data", "audit", "pretrain", "finetune", "features", "probe", "re
 VERSIONS: Mapping[str, int] = {
     "data": 2,
     "audit": 1,
-    "pretrain": 2,
-    "finetune": 3,
+    "pretrain": 3,
+    "finetune": 4,
     "features": 2,
     "probe": 2,
     "reuse": 2,

@@ -11,10 +11,10 @@ from typing import Any
 
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from ssl_core.errors import StageError
+from tune_jobs.alone import Alone
 from tune_jobs.attempts import Attempts
 from tune_jobs.failures import Kind, explained, kind, pauses
 from tune_jobs.rendezvous import SeveralWorkers
@@ -39,14 +39,6 @@ class Job:
     with_less: str  # the setting that asks for less room: "set resources.least_workers"
 
 
-class OneWorker(TorchConfig):  # type: ignore[misc]  # ray has no types
-    """A lone worker needs no process group, whose rendezvous would listen on every interface of the machine."""
-
-    @property
-    def backend_cls(self) -> Any:
-        return Backend
-
-
 def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> Any:
     """Have `demand.workers` Ray Train workers do a job; what worker 0 returned.
 
@@ -61,7 +53,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
         trainer = TorchTrainer(
             job.do,
             train_loop_config=job.settings(),
-            torch_config=OneWorker() if demand.workers == 1 else SeveralWorkers(),
+            torch_config=Alone() if demand.workers == 1 else SeveralWorkers(),
             scaling_config=_scaling(demand),
             run_config=RunConfig(
                 name=job.folder.name,

@@ -37,12 +37,18 @@ class Row:
 
 
 def in_turns(ours: Callable[[], object], other: Callable[[], object], turns: int = TURNS) -> list[tuple[float, float]]:
-    """Seconds of both ways in each of `turns` turns, after one untimed turn: what slows the machine slows both."""
+    """Seconds of both ways in each of `turns` turns, after one untimed turn: what slows the machine slows both.
+
+    Who is first changes from turn to turn, for whoever follows finds other caches and other freed memory.
+    """
     seconds = []
     for turn in range(turns + 1):
-        first = seconds_of(ours), seconds_of(other)
+        if turn % 2:
+            found = seconds_of(ours), seconds_of(other)
+        else:
+            found = tuple(reversed((seconds_of(other), seconds_of(ours))))
         if turn:
-            seconds.append(first)
+            seconds.append(found)
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_core.losses import BATCH_NORM_EPS, Projector, barlow_loss, cross_correlation, info_nce, mse_loss
 
@@ -197,4 +198,9 @@ def test_the_projector_is_linear_norm_relu_with_a_plain_last_layer() -> None:
     kinds = [type(module).__name__ for module in projector]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert [tuple(p.shape) for p in projector.parameters() if p.ndim == 2] == [(7, 5), (7, 7), (7, 7)]
-    assert projector(randn(4, 5)).shape == (4, 7)
+    a, b = randn(4, 5, seed=1), randn(4, 5, seed=2)
+    alone = copy.deepcopy(projector)
+    for found, view in zip(projector(a, b), (a, b), strict=True):  # each by its own mean and variance, a before b
+        torch.testing.assert_close(found, nn.Sequential(*alone)(view))
+    for name, value in alone.named_buffers():
+        torch.testing.assert_close(projector.get_buffer(name), value)
