@@ -27,12 +27,20 @@ class Rehearsal:
 
 
 def rehearse(
-    config: PretrainConfig, dataset: Dataset, device: torch.device, *, steps: int = 5, seconds: float = 30.0
+    config: PretrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    steps: int = 5,
+    least: float = 5.0,
+    most: float = 30,
 ) -> Rehearsal:
     """Do a few steps of a run on the first training images, the first untimed, and a batch of validation.
 
-    Stops at `steps`, or after `seconds` with two of them. Scales that are `auto` are not measured but set to 1: cost
-    does not depend on them. Raises as `pretrain` does, MemoryExhaustedError where the accelerator does not hold a step.
+    Stops after `least` seconds with `steps` done, or after `most` with two: short steps are many, for one machine's
+    speed changes from second to second, and what runs beside this one has to have begun. Scales that are `auto` are not
+    measured but set to 1: cost does not depend on them. Raises as `pretrain` does, MemoryExhaustedError where the
+    accelerator does not hold a step.
     """
     memory = PeakMemory(device)
     run = Pretraining(config, dataset, device)
@@ -43,8 +51,8 @@ def rehearse(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ends.append(time.perf_counter())
-        done = len(ends) - 1
-        return done >= steps or (done >= 2 and ends[-1] - ends[0] > seconds)
+        done, spent = len(ends) - 1, ends[-1] - ends[0]
+        return (done >= steps and spent >= least) or (done >= 2 and spent >= most)
 
     while not run.train_steps(enough):
         run.close_epoch()

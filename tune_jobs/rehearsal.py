@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -80,7 +81,7 @@ class Rehearsed:
                 f"  {each.arm:24} {each.step_seconds:7.2f} s {duration(each.epoch_seconds):>10} "
                 f"{duration(each.seconds):>10} {peak:>10}  {each.left}"
             )
-        yield f"  all pretrainings that are left: about {duration(self.seconds)}"
+        yield f"  all pretrainings that are left: about {duration(self.seconds)}, and the start of each, 10 to 30 s"
         together = self.at_once * max(each.peak_memory or 0 for each in self.arms)
         if self.device == "cpu" and together > self.memory:
             needed = f"{together / GIB:.1f} GiB"
@@ -239,14 +240,21 @@ def _share(config: PretrainConfig, workers: int) -> PretrainConfig:
 
 
 def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
-    """The same rehearsal in so many processes at once, for a stage's neighbours slow it; their answers."""
+    """The same rehearsal in so many processes at once, for a stage's neighbours slow it; their answers.
+
+    They begin together, when all have imported what they need, which takes longer than their steps may.
+    """
     command, pipe = [sys.executable, "-m", "tune_jobs.rehearsal"], subprocess.PIPE
     started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
     try:
         for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()  # nothing where it died, which its exit tells
+        for process in started:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(told))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(told))
+                process.stdin.close()
             process.stdin = None
         answers = [process.communicate() for process in started]
     finally:
@@ -260,7 +268,7 @@ def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
 
 
 def _main() -> None:
-    """One process of a rehearsal: what to do on stdin, the answer on stdout."""
+    """One process of a rehearsal: says that it is there, then what to do on stdin, the answer on stdout."""
     import ray.train.torch  # noqa: F401  # part of what a worker's process holds
     import torch
 
@@ -268,6 +276,7 @@ def _main() -> None:
     from ssl_core.rehearsal import rehearse as steps_of
     from tune_jobs.work import typed
 
+    print("ready", flush=True)
     told = json.loads(sys.stdin.read())
     torch.set_num_threads(max(1, int(told["cpus"])))
     found = steps_of(

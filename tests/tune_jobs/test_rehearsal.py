@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from studies import few_digits, raw
 
+from ssl_core import devices
 from ssl_core.config import EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.errors import InputError
 from ssl_core.footprint import footprint
@@ -45,7 +47,9 @@ def test_steps_are_measured_and_nothing_is_left(store: Store) -> None:
     found = rehearse(full, store)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     (arm,) = found.arms
-    assert (arm.arm, arm.left, arm.steps, found.device) == ("moco", 1, 5, "cpu")
+    assert (arm.arm, arm.left, found.device) == ("moco", 1, "cpu")
+    assert arm.steps >= 5
+    assert arm.steps * arm.step_seconds > 2.5  # of five seconds, though a step takes far less
     assert arm.epoch_seconds == pytest.approx(3 * arm.step_seconds)  # 126 // 32 steps
     assert 3 * arm.epoch_seconds < arm.seconds < 30 * arm.epoch_seconds
     assert found.seconds == arm.seconds
@@ -73,7 +77,7 @@ def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
     datasets = {config: opened(store.find("data", key)) for key, config in full.datasets.items()}
     require_memory(full, store, datasets)
     config = PretrainConfig(encoder=EncoderConfig(arch="resnet18", stem="small"), moco=MocoConfig(queue=32))
-    counted = footprint(config, 1, 8, "float32")
+    counted = footprint(config, 1, 8, devices.settled(torch.device("cpu"), "auto"))
     monkeypatch.setattr(machine, "CGROUP", tmp_path)  # a container's limit
     (tmp_path / "memory.max").write_text(str(counted.of(125)))
     with pytest.raises(InputError, match=r"arm moco: a pretraining step keeps .* no batch fits"):
