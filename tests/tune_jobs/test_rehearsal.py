@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from studies import few_digits, raw
 
-from ssl_core import devices
 from ssl_core.config import EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.errors import InputError
 from ssl_core.footprint import footprint
@@ -73,11 +71,11 @@ def test_where_nothing_is_left_nothing_is_measured() -> None:
 def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = planned(study(store.root, batch_size=126), store)
+    full = planned(study(store.root, batch_size=126, precision="float32"), store)
     datasets = {config: opened(store.find("data", key)) for key, config in full.datasets.items()}
     require_memory(full, store, datasets)
     config = PretrainConfig(encoder=EncoderConfig(arch="resnet18", stem="small"), moco=MocoConfig(queue=32))
-    counted = footprint(config, 1, 8, devices.settled(torch.device("cpu"), "auto"))
+    counted = footprint(config, 1, 8, "float32")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)  # a container's limit
     (tmp_path / "memory.max").write_text(str(counted.of(125)))
     with pytest.raises(InputError, match=r"arm moco: a pretraining step keeps .* no batch fits"):
@@ -87,7 +85,9 @@ def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
         require_memory(full, store, datasets)
     (fits,) = re.findall(r"set pretrain.micro_batch to (\d+)", str(caught.value))
     assert counted.of(int(fits)) * MARGIN <= counted.of(125) < counted.of(int(fits) + 1) * MARGIN * 1.01
-    require_memory(planned(study(store.root, batch_size=126, micro_batch=int(fits)), store), store, datasets)
+    require_memory(
+        planned(study(store.root, batch_size=126, micro_batch=int(fits), precision="float32"), store), store, datasets
+    )
 
 
 def test_no_encoder_keeps_more_of_a_pixel() -> None:
