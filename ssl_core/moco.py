@@ -138,6 +138,9 @@ class Moco(nn.Module):
         return distributed.deal(k, back), features
 
     def _keys_of(self, view2: Tensor, pieces: int) -> tuple[Tensor, Compared]:
+        if pieces == 1:
+            k, maps = self.key(view2, self.config.blocks)
+            return k, self._compared(maps)
         encoded = [self.key(piece, self.config.blocks) for piece in view2.tensor_split(pieces)]
         compared = [self._compared(maps) for _, maps in encoded]
         return torch.cat([k for k, _ in encoded]), {

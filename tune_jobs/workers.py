@@ -14,9 +14,9 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from ssl_core.errors import StageError
-from tune_jobs.alone import Alone
 from tune_jobs.attempts import Attempts
 from tune_jobs.failures import Kind, explained, kind, pauses
+from tune_jobs.lone_worker import LoneWorker
 from tune_jobs.rendezvous import SeveralWorkers
 from tune_jobs.stage import Demand
 from tune_jobs.waiting import ROOM_SECONDS
@@ -53,7 +53,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
         trainer = TorchTrainer(
             job.do,
             train_loop_config=job.settings(),
-            torch_config=Alone() if demand.workers == 1 else SeveralWorkers(),
+            torch_config=LoneWorker() if demand.workers == 1 else SeveralWorkers(),
             scaling_config=_scaling(demand),
             run_config=RunConfig(
                 name=job.folder.name,

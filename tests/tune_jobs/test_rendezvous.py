@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -60,3 +62,12 @@ def test_a_clusters_workers_meet_as_ray_has_it(address: str, monkeypatch: pytest
     config, group = SeveralWorkers(), Group()
     config.backend_cls().on_start(group, config)
     assert asked == [(group, config)]
+
+
+def test_what_the_controller_of_a_lone_worker_imports_is_no_torch() -> None:
+    code = (
+        "import sys; from tune_jobs.lone_worker import LoneWorker; print(LoneWorker().backend_cls.__name__, end=' '); "
+    )
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Backend", "False"]  # no process group

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray.train.backend import BackendConfig
 
 
-class Alone(BackendConfig):  # type: ignore[misc]  # ray has no types
+class LoneWorker(BackendConfig):  # type: ignore[misc]  # ray has no types
     """No process group: it would listen on every interface of the machine.
 
     In the place of a TorchConfig, whose import costs the controller seconds and half a gigabyte.
