@@ -33,7 +33,7 @@ def rehearse(
     *,
     steps: int = 5,
     least: float = 5.0,
-    most: float = 30,
+    most: float = 30.0,
 ) -> Rehearsal:
     """Do a few steps of a run on the first training images, the first untimed, and a batch of validation.
 

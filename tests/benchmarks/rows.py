@@ -44,11 +44,11 @@ def in_turns(ours: Callable[[], object], other: Callable[[], object], turns: int
     seconds = []
     for turn in range(turns + 1):
         if turn % 2:
-            found = seconds_of(ours), seconds_of(other)
+            mine, theirs = seconds_of(ours), seconds_of(other)
         else:
-            found = tuple(reversed((seconds_of(other), seconds_of(ours))))
+            theirs, mine = seconds_of(other), seconds_of(ours)
         if turn:
-            seconds.append(found)
+            seconds.append((mine, theirs))
     return seconds
 
 

@@ -66,8 +66,7 @@ def test_a_clusters_workers_meet_as_ray_has_it(address: str, monkeypatch: pytest
 
 def test_what_the_controller_of_a_lone_worker_imports_is_no_torch() -> None:
     code = (
-        "import sys; from tune_jobs.lone_worker import LoneWorker; print(LoneWorker().backend_cls.__name__, end=' '); "
+        "import sys, tune_jobs.lone_worker as it; print(it.LoneWorker().backend_cls.__name__, 'torch' in sys.modules)"
     )
-    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["Backend", "False"]  # no process group
