@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tune_jobs.runner import RayRunner
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 from tune_jobs.study import Study
+from tune_jobs.train import SNAPSHOT
 
 
 @contextlib.contextmanager
@@ -51,7 +53,11 @@ class OnRay:
         return sorted((self.store.train_folder(stage) / "attempts").glob("*.json"))
 
     def checkpoints(self, stage: Stage) -> list[Path]:
-        return list(self.store.train_folder(stage).glob("checkpoint_*"))
+        """Those that Ray Train would go on from: it hears of a written one some seconds later, and lists it then."""
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # it writes its list in place
+            results = json.loads((self.store.train_folder(stage) / SNAPSHOT).read_text())["checkpoint_results"]
+            return [self.store.train_folder(stage) / result["checkpoint_dir_name"] for result in results]
+        return []
 
 
 def train_worker() -> int:
