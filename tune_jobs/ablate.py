@@ -17,8 +17,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tune_jobs.audit import enforce
-from tune_jobs.cluster import joined_ray, local_ray
+from tune_jobs.cluster import is_local, joined_ray, local_ray
 from tune_jobs.executor import Outcome, execute
+from tune_jobs.failures import one_line
 from tune_jobs.findings import write_report
 from tune_jobs.locks import running
 from tune_jobs.origin import git_commit
@@ -33,7 +34,7 @@ from tune_jobs.search.promotion import Promoted, promoted
 from tune_jobs.store import Store
 from tune_jobs.study import Study
 from tune_jobs.waiting import ROOM_SECONDS, await_room
-from tune_jobs.watch import Watch, one_line
+from tune_jobs.watch import Watch
 
 if TYPE_CHECKING:
     from tune_jobs.tracking import Synced
@@ -177,7 +178,8 @@ def _execute(study: Study, full: Plan, store: Store, address: str | None, facts:
 
     with ray_at(address)():
         asks = study.resources
-        runner = RayRunner(store, facts, most=(asks.most_cpus, asks.most_accelerators) if address else (0.0, 0.0))
+        most = (asks.most_cpus, asks.most_accelerators) if address else (0.0, 0.0)
+        runner = RayRunner(store, facts, most=most, alone=is_local())
         patience = ROOM_SECONDS if address else 0.0
         await_room(lambda: check_fits(full.by_key.values(), runner.capacity()), patience=patience)
         follower = follow(study, full, store, uri=tracking_uri(study, store))

@@ -1,4 +1,4 @@
-"""The attempts of one stage that Ray Train's workers do: each leaves a file, so that the manifest can tell them.
+"""The attempts of one pretraining, or of a stage of several workers: each leaves a file, for the manifest to tell of them.
 
     <root>/stages/.train/<kind>-<key>/attempts/<number>.json
 
@@ -35,7 +35,7 @@ class Attempt:
 
 
 class Attempts:
-    """Those of the stage whose folder of Ray Train is `folder`."""
+    """Those of the stage whose training folder is `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "attempts"

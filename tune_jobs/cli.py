@@ -307,8 +307,9 @@ def _print_result(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tune_jobs.failures import one_line
     from tune_jobs.findings import scores_at_a_glance
-    from tune_jobs.watch import duration, one_line
+    from tune_jobs.watch import duration
 
     outcome, metric = result.outcome, result.metric
     header, rows = scores_at_a_glance(Path(result.written["tables"][0]).parent, metric)

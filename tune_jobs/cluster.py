@@ -21,7 +21,9 @@ from tune_jobs.reaper import reaping
 OBJECT_STORE = 128 * 1024**2
 LOOPBACK = "127.0.0.1"
 STATE_API = "RAY_API_SERVER_ADDRESS"  # the environment variable in which Ray's processes look for their State API
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # "0": nothing looks out for nodes that are about to be taken away
 FILES = "intermoco-ray-"  # prefix of a local run's folder for Ray's files; the owner's process id follows
+_running: set[str] = set()  # such folders of this process
 
 
 @contextlib.contextmanager
@@ -36,12 +38,19 @@ def local_ray(cpus: int | None = None, *, dashboard: bool = False) -> Iterator[N
     try:
         with reaping(folder), _dashboard_port() if dashboard else contextlib.nullcontext() as port:
             _start(folder, cpus, port)
+            _running.add(folder)
             try:
                 yield
             finally:
+                _running.remove(folder)
                 _stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_local() -> bool:
+    """Whether this process is in the body of `local_ray`: one machine, and no other will join."""
+    return bool(_running)
 
 
 @functools.cache
@@ -58,8 +67,7 @@ def make_private() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # a process for each of Train's runs that looks out for nodes that are about to be taken away
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault(WATCHER, "0")  # it would be a process for each of Train's runs
 
 
 def _start(folder: str, cpus: int | None, port: int | None) -> None:

@@ -143,6 +143,12 @@ def explained(error: BaseException, root: Path) -> BaseException:
             return error
 
 
+def one_line(error: BaseException) -> str:
+    """An error's kind and message, without its traceback."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
 def _rooms(root: Path) -> str:
     """The folders that a stage writes to, with the bytes free in each."""
     folders = dict.fromkeys([root, Path(tempfile.gettempdir())])

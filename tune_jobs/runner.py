@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from ssl_core.errors import InputError
+from ssl_core.errors import InputError, StageError
 from tune_jobs.autoscaling import Wishes, bundles
 from tune_jobs.executor import Done
-from tune_jobs.failures import explained
+from tune_jobs.failures import Kind, explained, kind, one_line
 from tune_jobs.room import Capacity, Pair, totals
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
@@ -27,13 +27,15 @@ class RayRunner:
     """Runs stages as Ray tasks. Needs Ray to be initialised.
 
     `most`: CPUs and accelerators that the cluster's autoscaler may be asked for, in all.
+    `alone`: whether one worker pretrains in its stage's own process, as on a Ray of this machine alone, where no node
+    is taken away with notice, or lost to the others while it still works.
     """
 
-    def __init__(self, store: Store, facts: Mapping[str, Any], *, most: Pair = (0.0, 0.0)) -> None:
+    def __init__(self, store: Store, facts: Mapping[str, Any], *, most: Pair = (0.0, 0.0), alone: bool = False) -> None:
         import ray
 
         self._ray = ray
-        self.store, self.facts = store, dict(facts)
+        self.store, self.facts, self._alone = store, dict(facts), alone
         self._stages: dict[Any, Stage] = {}
         self._newest: dict[str, dict[str, Any]] = {}
         self._board = ray.remote(num_cpus=0)(_Board).remote()
@@ -61,7 +63,8 @@ class RayRunner:
 
     def submit(self, stage: Stage, nodes: Sequence[str] = ()) -> None:
         demand = stage.demand.on(self.capacity().may_have)
-        waits = by_workers(stage, demand)  # for Ray Train's workers, which hold the resources
+        alone = self._alone and stage.kind == "pretrain" and demand.workers == 1
+        waits = by_workers(stage, demand) and not alone  # for Ray Train's workers, which hold the resources
         task = self._task.options(
             name=stage.name,
             max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
@@ -69,7 +72,7 @@ class RayRunner:
             num_gpus=0 if waits else demand.accelerators,
             scheduling_strategy="DEFAULT" if waits or len(self.capacity().nodes) < 2 else _rather_on(nodes),
         )
-        ref = task.remote(stage, str(self.store.root), demand, self.facts, Progress(self._board, stage.key))
+        ref = task.remote(stage, str(self.store.root), demand, self.facts, Progress(self._board, stage.key), alone)
         self._stages[ref] = stage
 
     def wait(self, seconds: float) -> Iterable[Done]:
@@ -79,7 +82,7 @@ class RayRunner:
         ready, others = self._ray.wait(list(self._stages), num_returns=1, timeout=seconds, fetch_local=False)
         if ready and others:  # all that have ended, so that all their places are filled at once
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0]
-        return [Done(self._stages.pop(ref), self._error(ref)) for ref in ready]
+        return [Done(stage, self._error(ref, stage)) for ref in ready for stage in [self._stages.pop(ref)]]
 
     def progress(self) -> Mapping[str, Mapping[str, Any]]:
         """Asks the board without waiting for it: what it said to the last call's question is there by now."""
@@ -97,7 +100,7 @@ class RayRunner:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(ref, force=True)
 
-    def _error(self, ref: Any) -> BaseException | None:
+    def _error(self, ref: Any, stage: Stage) -> BaseException | None:
         try:
             self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -105,8 +108,17 @@ class RayRunner:
             cause.add_note(str(error))
             return cause
         except self._ray.exceptions.RayError as error:
-            return explained(error, self.store.root)
+            clear = explained(error, self.store.root)
+            return _given_up(stage, error) if clear is error and kind(error) is Kind.LOST else clear
         return None
+
+
+def _given_up(stage: Stage, error: BaseException) -> StageError:
+    times, goes_on = stage.demand.restarts + 1, "last checkpoint" if stage.kind == "pretrain" else "start"
+    return StageError(
+        f"lost its process {times} time{'s' * (times > 1)}, and resources.restarts is {times - 1}; look at its node's "
+        f"memory first; run again, it goes on from its {goes_on} ({one_line(error)})"
+    )
 
 
 def _rather_on(nodes: Sequence[str]) -> Any:
@@ -151,10 +163,13 @@ class _Board:
         return newest
 
 
-def _run_stage(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Progress) -> None:
+def _run_stage(
+    stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Progress, alone: bool
+) -> None:
+    from tune_jobs.alone import pretrain_alone
     from tune_jobs.work import perform
 
-    perform(stage, Store(root), demand, facts, report)
+    perform(stage, Store(root), demand, facts, report, do=pretrain_alone if alone else None)
 
 
 def check_fits(stages: Iterable[Stage], capacity: Capacity) -> None:

@@ -3,7 +3,7 @@
     <root>/stages/<kind>-<key>/manifest.json   and the stage's files
     <root>/stages/.work/<kind>-<key>-<random>  while it is being made; never read
     <root>/stages/.pack/data-<key>             a dataset while it is being packed; a killed run's is gone on with
-    <root>/stages/.train/<kind>-<key>          Ray Train's checkpoints of a pretraining under way
+    <root>/stages/.train/<kind>-<key>          checkpoints and attempts of a pretraining under way
 
 A folder with a manifest is finished; anything else is not there. `root` is a folder that all nodes see.
 """
@@ -64,7 +64,7 @@ class Store:
         return work
 
     def train_folder(self, stage: Stage) -> Path:
-        """Where Ray Train keeps the checkpoints of a pretraining until it is published."""
+        """Where a pretraining keeps its checkpoints, and notes its attempts, until it is published."""
         return self.stages / ".train" / stage.folder
 
     def forget_training(self, stage: Stage) -> None:

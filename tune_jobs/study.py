@@ -42,7 +42,7 @@ class Resources:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    workers: int = 1  # Ray Train workers of one pretraining
+    workers: int = 1  # of one pretraining
     downstream_workers: int = 1  # of one fine-tuning, and of one extraction of features
     least_workers: int | None = None  # go on with as few where nodes are lost; null: wait. Needs batch_norm: sync
     cpus: int = 1  # of a worker, and of every other stage

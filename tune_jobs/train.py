@@ -17,33 +17,23 @@ from ray.train.torch import TorchTrainer
 
 from ssl_core.errors import CheckpointError
 from tune_jobs.attempts import NOTICED, Attempts, Pulse
+from tune_jobs.cluster import WATCHER
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
-from tune_jobs.work import LEAVES, Report, typed
+from tune_jobs.work import CHECKPOINT, LEAVES, Evaluator, Report, typed
 from tune_jobs.workers import Fit, Job, room_held, run
 
 if TYPE_CHECKING:
-    import torch
-
-    from ssl_core.config import PretrainConfig
-    from ssl_core.data.dataset import Dataset
     from ssl_core.devices import PeakMemory
-    from ssl_core.pretraining import Evaluate
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
 #: Of Ray Train: the checkpoints that it knows of.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 #: Of Ray Train: a checkpoint's folder.
 _CHECKPOINT_NAME = re.compile(r"checkpoint_[A-Za-z0-9._-]+")
 #: Seconds between questions whether a node is about to be taken away.
 NOTICE_SECONDS = 1.0
-#: Of Ray Train: whether it looks out for nodes that are about to be taken away.
-WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-
-#: Makes, on worker 0, what evaluates the encoder on the way.
-Evaluator = Callable[["PretrainConfig", "Dataset", "torch.device"], "Evaluate"]
 
 
 class Stop(Exception):
@@ -95,7 +85,7 @@ def train(
 
     job = Job(
         do=_train_worker,
-        settings=lambda: {**settings, "left": _unknown_to_ray(folder)},
+        settings=lambda: {**settings, "left": [*_unknown_to_ray(folder), *_of_a_lone_process(folder)]},
         folder=folder,
         ended=ended,
         goes_on="from its last checkpoint",
@@ -140,6 +130,11 @@ def _unknown_to_ray(folder: Path) -> list[str]:
         return []
     (folder / SNAPSHOT).unlink()
     return [str(path) for path in sorted(folder.glob(f"checkpoint_*/{CHECKPOINT}"), reverse=True)]
+
+
+def _of_a_lone_process(folder: Path) -> list[str]:
+    """The checkpoint of `tune_jobs.alone`, where the stage was begun on one machine: to try where there is no other."""
+    return [str(path)] if (path := folder / CHECKPOINT).is_file() else []
 
 
 def _train_worker(settings: dict[str, Any]) -> dict[str, Any] | None:

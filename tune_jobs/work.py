@@ -17,13 +17,22 @@ from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
 
 if TYPE_CHECKING:
+    import torch
+
+    from ssl_core.config import PretrainConfig
     from ssl_core.data.dataset import Dataset
+    from ssl_core.pretraining import Evaluate
 
 Report = Callable[[Mapping[str, Any]], None]
 #: Leaves a stage's files in a working folder, on a device; returns what the manifest should say besides.
 Work = Callable[[Stage, Store, Path, Demand, Report, str], dict[str, Any]]
 T = TypeVar("T")
 
+#: Makes, where training runs, what evaluates the encoder on the way.
+Evaluator = Callable[["PretrainConfig", "Dataset", "torch.device"], "Evaluate"]
+
+#: What a pretraining keeps to go on from.
+CHECKPOINT = "checkpoint.pt"
 #: What a pretraining leaves in its stage.
 LEAVES = ("encoder.pt", "metrics.jsonl")
 #: Packages whose versions a manifest records.

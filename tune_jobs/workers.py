@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from ssl_core.errors import StageError
 from tune_jobs.attempts import Attempts
-from tune_jobs.failures import Kind, explained, kind, pauses
+from tune_jobs.failures import Kind, explained, kind, one_line, pauses
 from tune_jobs.lone_worker import LoneWorker
 from tune_jobs.rendezvous import SeveralWorkers
 from tune_jobs.stage import Demand
@@ -73,7 +73,7 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
                 continue
             no_room_since = None
             reason = failure(_by_rank(error), root)
-            noticed, pause = job.ended(_words(reason)), 0.0
+            noticed, pause = job.ended(one_line(reason)), 0.0
             match kind(error):
                 case Kind.LOST if noticed:
                     pass
@@ -84,11 +84,11 @@ def run(job: Job, demand: Demand, root: Path, fit: Fit = TorchTrainer.fit) -> An
                 case Kind.LOST:
                     raise StageError(
                         f"lost a worker {lost + 1} times, and resources.restarts is {demand.restarts}; look at its "
-                        f"nodes, memory first; run again, it goes on {job.goes_on} ({_words(reason)})"
+                        f"nodes, memory first; run again, it goes on {job.goes_on} ({one_line(reason)})"
                     ) from None
                 case _:
                     raise reason from None
-            log.warning("%s; going on %s", _words(reason), job.goes_on)
+            log.warning("%s; going on %s", one_line(reason), job.goes_on)
             time.sleep(pause)
 
 
@@ -176,12 +176,6 @@ def _by_rank(error: BaseException) -> Mapping[int, BaseException]:
     return {0: getattr(error, "controller_failure", error)}
 
 
-def _words(error: BaseException) -> str:
-    from tune_jobs.watch import one_line
-
-    return one_line(error)
-
-
 def failure(errors: Mapping[int, BaseException], root: Path) -> BaseException:
     """One error for what went wrong on workers, by rank: what all of them say, or each of them.
 
@@ -189,7 +183,7 @@ def failure(errors: Mapping[int, BaseException], root: Path) -> BaseException:
     """
     ordered = sorted(errors.items(), key=lambda item: (-kind(item[1]), item[0]))
     clear = {rank: explained(error, root) for rank, error in ordered}
-    said = {rank: _words(error) for rank, error in clear.items()}
+    said = {rank: one_line(error) for rank, error in clear.items()}
     if len(set(said.values())) == 1:
         return clear[ordered[0][0]]
     return StageError("; ".join(f"worker {rank}: {text}" for rank, text in said.items()))

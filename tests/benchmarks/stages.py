@@ -151,7 +151,7 @@ def _run(full: Plan, store: Store, runner: Any) -> Outcome:
         return execute(full, store, runner, watch)
 
 
-def _do_nothing(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Any) -> None:
+def _do_nothing(stage: Stage, root: str, demand: Demand, facts: Mapping[str, Any], report: Any, _: bool) -> None:
     from tune_jobs.work import perform
 
     perform(stage, Store(root), demand, facts, report, do=_nothing)

@@ -37,6 +37,7 @@ class OnRay:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         self.runner = RayRunner(self.store, {})
+        self.alone = RayRunner(self.store, {}, alone=True)
         self.ended: dict[str, Done] = {}
 
     def end_of(self, stage: Stage) -> BaseException | None:
@@ -47,7 +48,7 @@ class OnRay:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, self.ended
-            self.ended |= {done.stage.key: done for done in self.runner.wait(0.05)}
+            self.ended |= {done.stage.key: done for runner in (self.runner, self.alone) for done in runner.wait(0.05)}
 
     def attempts(self, stage: Stage) -> list[Path]:
         return sorted((self.store.train_folder(stage) / "attempts").glob("*.json"))
@@ -62,9 +63,24 @@ class OnRay:
 
 def train_worker() -> int:
     """Ray Train's newest worker process below this one."""
+    return max(train_workers())
+
+
+def train_workers() -> list[int]:
+    """Ray Train's worker processes below this one."""
+    return _processes("RayTrainWorker")
+
+
+def stage_process(stage: Stage) -> int:
+    """The process below this one that does the stage's work, or waits for the workers that do."""
+    (found,) = _processes(f"ray::{stage.name}")
+    return found
+
+
+def _processes(word: str) -> list[int]:
     found = []
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
-            if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text():
+            if word in Path(f"/proc/{pid}/cmdline").read_text():
                 found.append(pid)
-    return max(found)
+    return found

@@ -22,14 +22,16 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, TaskCancelledError, WorkerCrashedError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from stages_on_ray import OnRay, local, train_worker
+from stages_on_ray import OnRay, local, stage_process, train_worker, train_workers
 from studies import miniature
 
 from ssl_core.errors import CheckpointError, ConfigError, NonFiniteError, StageError
+from ssl_core.resume import position
 from tune_jobs import workers
 from tune_jobs.attempts import NOTICED, UNKNOWN, Attempt, Attempts, Pulse, recomputed
 from tune_jobs.failures import PATIENCE, Kind, explained, kind, patiently, pauses
 from tune_jobs.plan import plan, pretrain_stage
+from tune_jobs.runner import RayRunner
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import read_manifest
 from tune_jobs.train import SNAPSHOT, _remove_half_written, _unknown_to_ray
@@ -350,11 +352,66 @@ def read_attempt(on_ray: OnRay, stage: Stage) -> dict[str, Any]:
     return found
 
 
-def test_an_error_of_its_own_is_not_tried_again(on_ray: OnRay) -> None:
-    stage = pretraining(on_ray, learning_rate=1e30)
+def test_a_stage_that_pretrains_alone_goes_on_where_its_killed_process_left_off(on_ray: OnRay) -> None:
+    stage = pretraining(on_ray, epochs=5)
+    checkpoint = on_ray.store.train_folder(stage) / "checkpoint.pt"
+    on_ray.alone.submit(stage)
+    on_ray.until(checkpoint.exists)
+    assert not train_workers(), "nothing but Ray's task"
+    os.kill(stage_process(stage), signal.SIGKILL)
+    on_ray.until(lambda: len(on_ray.attempts(stage)) == 2)
+    time.sleep(1)
+    assert len(on_ray.attempts(stage)) == 2
+    assert on_ray.end_of(stage) is None
+    manifest = read_manifest(on_ray.store.path(stage))
+    assert [restart["why"] for restart in manifest["restarts"]] == [UNKNOWN]
+    assert manifest["resumed_step"] > 0
+    assert 0 <= manifest["recomputed_seconds"] < manifest["wall_seconds"]
+    lines = (on_ray.store.path(stage) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert not on_ray.store.train_folder(stage).exists()
+
+
+def test_what_one_machine_began_a_cluster_goes_on_with_and_the_other_way_round(on_ray: OnRay) -> None:
+    stage = pretraining(on_ray, restarts=0, epochs=6)
+    checkpoint = on_ray.store.train_folder(stage) / "checkpoint.pt"
+    on_ray.alone.submit(stage)
+    on_ray.until(checkpoint.exists)
+    os.kill(stage_process(stage), signal.SIGKILL)
+    error = on_ray.end_of(stage)
+    assert isinstance(error, StageError)
+    assert "lost its process 1 time, and resources.restarts is 0" in str(error)
+    assert "from its last checkpoint" in str(error)
+    steps = position(checkpoint)[1]
+
+    del on_ray.ended[stage.key]
     on_ray.runner.submit(stage)
+    on_ray.until(lambda: len(on_ray.attempts(stage)) == 2 and on_ray.checkpoints(stage))
+    os.kill(train_worker(), signal.SIGKILL)
+    assert isinstance(on_ray.end_of(stage), StageError)
+    further = max(position(path / "checkpoint.pt")[1] for path in on_ray.checkpoints(stage))
+    assert further > steps > 0
+
+    del on_ray.ended[stage.key]
+    on_ray.alone.submit(stage)
+    assert on_ray.end_of(stage) is None
+    manifest = read_manifest(on_ray.store.path(stage))
+    assert manifest["resumed_step"] >= further
+    assert len(manifest["restarts"]) == 2
+
+
+def runner_of(on_ray: OnRay, way: str) -> RayRunner:
+    found: RayRunner = getattr(on_ray, way)
+    return found
+
+
+@pytest.mark.parametrize("way", ["runner", "alone"])
+def test_an_error_of_its_own_is_not_tried_again(on_ray: OnRay, way: str) -> None:
+    stage = pretraining(on_ray, learning_rate=1e30 if way == "runner" else 2e30)
+    runner_of(on_ray, way).submit(stage)
     assert isinstance(on_ray.end_of(stage), NonFiniteError)
-    assert len(on_ray.attempts(stage)) == 1
+    (attempt,) = on_ray.attempts(stage)
+    assert json.loads(attempt.read_text())["why"].startswith("NonFiniteError")
     assert not on_ray.store.finished(stage)
     assert not list((on_ray.store.stages / ".work").glob(f"{stage.folder}-*"))
 

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.text import Text
 from studies import miniature
 
+from tune_jobs.failures import one_line
 from tune_jobs.plan import Plan, plan
-from tune_jobs.watch import PLAIN_EVERY, Watch, duration, facts_in_words, one_line
+from tune_jobs.watch import PLAIN_EVERY, Watch, duration, facts_in_words
 
 FACTS = {"epoch": 3.0, "loss": 4.2112, "views_per_second": 512.3, "epoch_seconds": 20.0}
 

@@ -124,7 +124,7 @@ def process(trainable: Callable[[dict[str, Any]], None]) -> Any:
     def trial(config: dict[str, Any]) -> None:
         from ray import tune
 
-        from tune_jobs.watch import one_line
+        from tune_jobs.failures import one_line
 
         try:
             trainable(config)

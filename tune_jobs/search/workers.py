@@ -13,21 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tune_jobs.search.curve import Evaluations
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
-from tune_jobs.work import Report
-
-if TYPE_CHECKING:
-    import torch
-
-    from analysis.config import ProbeConfig
-    from ssl_core.config import PretrainConfig
-    from ssl_core.data.dataset import Dataset
-    from ssl_core.encoder import Encoder
-    from ssl_core.pretraining import Evaluate
+from tune_jobs.work import Evaluator, Report
 
 
 def pretrain_with_workers(
@@ -38,6 +29,7 @@ def pretrain_with_workers(
     demand: Demand,
     progress: Report,
     evaluations: Evaluations | None,
+    evaluator: Evaluator | None,
 ) -> dict[str, Any]:
     """Pretrain with `demand.workers` Ray Train workers, from their last checkpoint; leave the stage's files in `work`.
 
@@ -67,7 +59,7 @@ def pretrain_with_workers(
             work,
             demand,
             post.metrics,
-            evaluator=Evaluator(evaluations.score, evaluations.due) if evaluations else None,
+            evaluator=evaluator,
             resumed=post.resumed,
             fit=partial(_fit, mailbox=mailbox, heard=heard),
         )
@@ -97,24 +89,6 @@ def _fit(trainer: Any, *, mailbox: Any, heard: Callable[[str, Any], None]) -> An
     if error is not None:
         raise error
     return fit.result()
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Scores the encoder on validation after the epochs that are due. Made in the trial, used on worker 0."""
-
-    score: ProbeConfig
-    due: Callable[[int], bool]
-
-    def __call__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> Evaluate:
-        from analysis.selection import evaluation
-
-        measure = evaluation(dataset, self.score, device, normalise=config.normalise)
-
-        def evaluate(encoder: Encoder, epoch: int) -> Mapping[str, float]:
-            return measure(encoder, epoch) if self.due(epoch) else {}
-
-        return evaluate
 
 
 @dataclass(frozen=True)
