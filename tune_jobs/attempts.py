@@ -1,4 +1,4 @@
-"""The attempts of one pretraining, or of a stage of several workers: each leaves a file, for the manifest to tell of them.
+"""The attempts of a pretraining, or of a stage of several workers: each leaves a file, so that the manifest can tell.
 
     <root>/stages/.train/<kind>-<key>/attempts/<number>.json
 

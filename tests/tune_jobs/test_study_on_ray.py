@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from tune_jobs.store import read_manifest
 
 pytestmark = pytest.mark.timeout(600)
 
-EPOCHS = 4
+EPOCHS = 8
 TABLES = ("linear", "label_efficiency", "reuse", "probing", "ks")
 
 
@@ -134,16 +133,10 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     study.write_text(yaml.safe_dump(values))
     stages = root / "stages"
 
-    first, checkpoints = start(study, root), set[Path]()
-
-    def of_one_training(number: int) -> bool:
-        """Whether one has written so many: Ray Train has taken up the first by the time that the third is there."""
-        checkpoints.update(stages.glob(".train/*/checkpoint_*"))
-        return max(Counter(path.parent for path in checkpoints).values(), default=0) >= number
-
-    until(first, lambda: of_one_training(1))
+    first = start(study, root)
+    until(first, lambda: list(stages.glob(".train/*/attempts/*.json")))
     sockets = listening(first.pid)
-    until(first, lambda: of_one_training(3))
+    until(first, lambda: list(stages.glob(".train/*/checkpoint.pt")))
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     wait_until_gone(first.pid)
