@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,11 @@ def check_scored(config: FinetuneConfig, dataset: Dataset) -> None:
 def selects_by(config: FinetuneConfig) -> Scored:
     """The validation score by which the best evaluation is told."""
     return config.metric if config.select == "metric" else config.select
+
+
+def planned_steps(config: FinetuneConfig, images: int) -> int:
+    """Steps on so many training images, where training is not stopped early."""
+    return max(config.epochs * math.ceil(images / config.batch_size), config.min_steps)
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

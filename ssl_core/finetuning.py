@@ -37,6 +37,7 @@ from ssl_core.downstream import (
     batch_stream,
     check_scored,
     evaluation_steps,
+    planned_steps,
     samples,
     scored_rows,
     selects_by,
@@ -100,20 +101,27 @@ def finetune(
     about: dict[str, Any] = {"task": dataset.task, "class_names": dataset.class_names}
     save_classifier(workdir / "model.pt", run.model, *stats, **about, precision=EVALUATED)
 
-    scores = metrics.rows(
-        arrays["test_labels"],
-        arrays["test_probabilities"],
+    scores = intervals(config, dataset, run.scored[TEST], arrays["test_probabilities"])
+    tidy = [{"mode": config.mode, "label_fraction": config.fraction, **_without_nan(row)} for row in scores]
+    _write_json(workdir / "rows.json", tidy)
+    return tidy
+
+
+def intervals(
+    config: FinetuneConfig, dataset: Dataset, rows: Rows, probabilities: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Every score that the task has, with its intervals, of the probabilities [n, K] of the images `rows` [n]."""
+    return metrics.rows(
+        dataset.labels[rows],
+        probabilities,
         dataset.task,
-        groups=arrays["test_groups"],
+        groups=dataset.groups[rows],
         metric=config.metric,
         replicates=config.bootstrap,
         seed=derive(config.seed, "bootstrap"),
         resample=config.resample,
         paper_spread=config.paper_spread,
     )
-    tidy = [{"mode": config.mode, "label_fraction": config.fraction, **_without_nan(row)} for row in scores]
-    _write_json(workdir / "rows.json", tidy)
-    return tidy
 
 
 class Finetuning:
@@ -145,7 +153,7 @@ class Finetuning:
         if distributed.world() > 1:
             synchronise(model)
         self.model = devices.place(model, device)
-        self.steps = max(config.epochs * math.ceil(len(self.rows) / config.batch_size), config.min_steps)
+        self.steps = planned_steps(config, len(self.rows))
         groups = parameter_groups([self.model], config.weight_decay, decay_norms=False)
         self.optimiser = adaptive(
             config.optimiser, groups, learning_rate=config.learning_rate, fused=devices.fuses(device)
@@ -177,7 +185,7 @@ class Finetuning:
         batches = batch_stream(self.rows, config.batch_size, config.seed)
         for step in range(self.steps):
             rows = next(batches)
-            recent.append({"train_loss": self._step(step, rows)})
+            recent.append({"train_loss": self.train_step(step, rows)})
             seen += len(rows)
             if self.device.type == "cpu" or step + 1 in evaluations:
                 losses += [terms["train_loss"] for terms in read_terms(recent, step + 1 - len(recent))]
@@ -205,7 +213,7 @@ class Finetuning:
             losses, began, seen = [], time.perf_counter(), 0
         self._put_back(weights)
 
-    def _step(self, step: int, rows: Rows) -> Tensor:
+    def train_step(self, step: int, rows: Rows) -> Tensor:
         """One optimisation step on the global batch `rows`; its loss, still on the device.
 
         Several workers: of this worker's part, weighted so that the workers' mean is the global batch's.

@@ -22,12 +22,12 @@ from tune_jobs.executor import Outcome, execute
 from tune_jobs.failures import one_line
 from tune_jobs.findings import write_report
 from tune_jobs.locks import running
+from tune_jobs.memory import require_memory
 from tune_jobs.origin import git_commit
 from tune_jobs.packing import Start
 from tune_jobs.plan import Plan
 from tune_jobs.prepare import planned
 from tune_jobs.readiness import Ready, checked, make_ready
-from tune_jobs.rehearsal import require_memory
 from tune_jobs.room import here
 from tune_jobs.runner import RayRunner, check_fits
 from tune_jobs.search.promotion import Promoted, promoted

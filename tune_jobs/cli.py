@@ -45,7 +45,8 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run 
 MeasureOption = Annotated[
     bool,
     typer.Option(
-        "--measure", help="With --dry-run: do a few steps of each arm's pretraining here; say its time and memory."
+        "--measure",
+        help="With --dry-run: do a few steps of each pretraining and fine-tuning here; say their time and memory.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""What a study's pretrainings need and take: counted before any runs, or measured in a few steps (`--measure`)."""
+"""What a study's pretrainings and fine-tunings will take here, measured in a few steps of each (`--measure`)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import PretrainConfig
 from ssl_core.errors import InputError, StageError
-from ssl_core.feasibility import settle
-from tune_jobs.machine import GIB, available_cores, available_memory
+from tune_jobs.machine import GIB, available_cores
+from tune_jobs.memory import alike, device_and_memory, pretrain_config, require_room, share_of, unfinished
 from tune_jobs.plan import Plan
 from tune_jobs.room import here, totals
-from tune_jobs.stage import Demand, Stage
+from tune_jobs.stage import Stage
 from tune_jobs.store import Store
 
 if TYPE_CHECKING:
-    from ssl_core.data.config import DatasetConfig
-    from ssl_core.data.dataset import Dataset
-
-#: Bytes that a stage's process takes before it has made a tensor: Python, torch, Ray. Measured: 0.75 to 0.9 GiB.
-PROCESS = int(0.8 * GIB)
-#: What the allocator and single operations take beyond what is counted, measured on CPUs: 4 to 17 %.
-MARGIN = 1.15
-#: Bytes that no encoder's step keeps of a pixel: ResNet-50 with the small stem in float32 keeps 27 thousand. Below it
-#: nothing has to be counted, which would cost a study's driver the import of torch.
-PIXEL = 32 * 1024
+    pass
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,21 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class ExpectedFinetuning:
+    """What one fine-tuning on a share of the labels will take here, whichever encoder it starts from."""
+
+    mode: str
+    arch: str  # of the encoder
+    label_fraction: float
+    images: int  # that it trains on
+    step_seconds: float
+    epoch_seconds: float  # of training steps
+    seconds: float  # of the whole run, where it is not stopped early: steps, evaluations, intervals
+    peak_memory: int | None  # as a pretraining's
+    left: int  # such fine-tunings that are not finished
+
+
+@dataclass(frozen=True)
 class Rehearsed:
     """What `--measure` found."""
 
@@ -58,6 +64,9 @@ class Rehearsed:
     memory: int  # bytes that this machine, or its accelerator, has
     at_once: int  # pretrainings
     arms: tuple[Expected, ...]
+    finetunings_at_once: int = 1
+    finetunings: tuple[ExpectedFinetuning, ...] = ()
+    slow_start: bool = False  # whether each pretraining starts workers of its own
 
     @property
     def seconds(self) -> float:
@@ -65,149 +74,176 @@ class Rehearsed:
         return sum(each.seconds * each.left for each in self.arms) / self.at_once
 
     @property
+    def finetuning_seconds(self) -> float:
+        """Of all fine-tunings that are left, so many at once."""
+        return sum(each.seconds * each.left for each in self.finetunings) / self.finetunings_at_once
+
+    @property
     def lines(self) -> Iterator[str]:
         """To be printed below the plan."""
         from tune_jobs.watch import duration
 
-        if not self.arms:
-            yield "measured: nothing, for every pretraining is finished"
+        if not self.arms and not self.finetunings:
+            yield "measured: nothing, for every pretraining and fine-tuning is finished"
             return
-        at_once = f"{self.at_once} pretrainings at once" if self.at_once > 1 else "one pretraining at a time"
-        yield f"measured on {self.device}, {self.cores:g} cores, {self.memory / GIB:.1f} GiB, {at_once}"
-        yield f"  {'arm':24} {'a step':>9} {'an epoch':>10} {'a run':>10} {'memory':>10}  runs left"
-        for each in self.arms:
-            peak = "unknown" if each.peak_memory is None else f"{each.peak_memory / GIB:.2f} GiB"
-            yield (
-                f"  {each.arm:24} {each.step_seconds:7.2f} s {duration(each.epoch_seconds):>10} "
-                f"{duration(each.seconds):>10} {peak:>10}  {each.left}"
-            )
-        yield f"  all pretrainings that are left: about {duration(self.seconds)}, and the start of each, 10 to 30 s"
+        yield f"measured on {self.device}, {self.cores:g} cores, {self.memory / GIB:.1f} GiB"
+        if self.arms:
+            yield _line(f"pretraining, {self.at_once} at once", "a step", "an epoch", "a run", "memory", "runs left")
+            for each in self.arms:
+                yield self._costs(each.arm, each)
+        if self.finetunings:
+            head = f"fine-tuning, {self.finetunings_at_once} at once"
+            yield _line(head, "a step", "an epoch", "a run", "memory", "runs left")
+            archs = {each.arch for each in self.finetunings}
+            for tuning in self.finetunings:
+                name = f"{tuning.mode} {100 * tuning.label_fraction:g}%"
+                yield self._costs(f"{name} {tuning.arch}" if len(archs) > 1 else name, tuning)
+        start = ", and the start of each, 10 to 30 s" if self.slow_start else ""
+        yield (
+            f"  all that are left: about {duration(self.seconds)} of pretraining{start}; at most "
+            f"{duration(self.finetuning_seconds)} of fine-tuning, less where it stops early"
+        )
         together = self.at_once * max(each.peak_memory or 0 for each in self.arms)
         if self.device == "cpu" and together > self.memory:
             needed = f"{together / GIB:.1f} GiB"
             yield f"  note: {self.at_once} at once need {needed}, more than there is; raise resources.cpus"
 
+    @staticmethod
+    def _costs(name: str, each: Expected | ExpectedFinetuning) -> str:
+        from tune_jobs.watch import duration
+
+        peak = "unknown" if each.peak_memory is None else f"{each.peak_memory / GIB:.2f} GiB"
+        step = f"{each.step_seconds:.3f} s"
+        return _line(name, step, duration(each.epoch_seconds), duration(each.seconds), peak, str(each.left))
+
+
+def _line(name: str, *columns: str) -> str:
+    return f"  {name:24} " + " ".join(f"{text:>11}" for text in columns)
+
 
 def rehearse(full: Plan, store: Store) -> Rehearsed:
-    """Measure a few steps of each arm's pretraining that is not finished, as many processes at once as will run.
+    """Measure a few steps of each pretraining and fine-tuning that is not finished and costs something else.
 
-    Raises InputError where the dataset is not packed, or where an arm's step does not fit; StageError where one fails.
+    In as many processes at once as will run. Raises InputError where the dataset is not packed, or where an arm's step
+    does not fit; StageError where one fails.
     """
+    pretrainings, finetunings = unfinished(full, store, "pretrain"), unfinished(full, store, "finetune")
+    device, memory = device_and_memory([*pretrainings, *finetunings])
+    at_once, finetunings_at_once = _at_once(pretrainings), _at_once(finetunings)
+    return Rehearsed(
+        device,
+        available_cores(),
+        memory,
+        at_once,
+        tuple(_pretraining(stages, store, device, memory, at_once) for stages in alike(pretrainings)),
+        finetunings_at_once,
+        tuple(
+            expected
+            for stages in alike(finetunings, but=("seed", "fraction", "labels"), encoders=True)
+            for expected in _finetuning(stages, store, device, finetunings_at_once)
+        ),
+        any(stage.demand.workers > 1 for stage in pretrainings),
+    )
+
+
+def _pretraining(stages: Sequence[Stage], store: Store, device: str, memory: int, at_once: int) -> Expected:
+    """What each of these takes, which differ in their seed alone."""
     from ssl_core.data.dataset import TRAIN
     from tune_jobs.work import opened
 
-    left = _left(full, store)
-    device, memory = _machine(left)
-    at_once = min(_at_once(left[0].demand), len(left)) if left else 1
-    found = []
-    for stages in _alike(left):
-        stage = stages[0]
-        data = _packed(stage, store)
-        dataset, config = opened(data), _config(stage)
-        _require_room(stage, dataset, memory, device)
-        told = {
-            "config": dataclasses.asdict(_share(config, stage.demand.workers)),
-            "data": str(data),
-            "device": device,
-            "cpus": stage.demand.cpus,
-        }
-        answers = _side_by_side(told, 1 if device == "cuda" else at_once * stage.demand.workers)
-        step = statistics.median(a["step_seconds"] for a in answers)
-        epoch = step * (len(dataset.rows(TRAIN)) // config.batch_size)
-        validation = statistics.median(a["validation_seconds"] for a in answers) / stage.demand.workers
-        peaks = [a["peak_memory"] for a in answers if a["peak_memory"] is not None]
-        found.append(
-            Expected(
-                arm=str(stage.labels["arm"]),
-                steps=min(a["steps"] for a in answers),
-                step_seconds=step,
-                epoch_seconds=epoch,
-                seconds=config.epochs * (epoch + validation),
-                peak_memory=max(peaks, default=None),
-                left=len(stages),
+    stage = stages[0]
+    data, workers = _packed(stage, store), stage.demand.workers
+    dataset, config = opened(data), pretrain_config(stage)
+    require_room(stage, dataset, memory, device)
+    told = _told(stage, data, device, config=dataclasses.asdict(share_of(config, workers)))
+    answers = _side_by_side(told, 1 if device == "cuda" else at_once * workers)
+    step = _median(answers, "step_seconds")
+    epoch = step * (len(dataset.rows(TRAIN)) // config.batch_size)
+    return Expected(
+        arm=str(stage.labels["arm"]),
+        steps=min(a["steps"] for a in answers),
+        step_seconds=step,
+        epoch_seconds=epoch,
+        seconds=config.epochs * (epoch + _median(answers, "validation_seconds") / workers),
+        peak_memory=_peak(answers),
+        left=len(stages),
+    )
+
+
+def _finetuning(stages: Sequence[Stage], store: Store, device: str, at_once: int) -> Iterator[ExpectedFinetuning]:
+    """What those of each share of the labels take; all of them differ in their seed, labels and encoder's weights."""
+    from ssl_core.config import FinetuneConfig
+    from ssl_core.data.labels import label_subset
+    from ssl_core.rehearsal import FinetuneRehearsal
+    from tune_jobs.work import opened, typed
+
+    data, workers = _packed(stages[0], store), stages[0].demand.workers
+    dataset, by_fraction = opened(data), dict[float, list[FinetuneConfig]]()
+    for stage in stages:
+        config = typed(FinetuneConfig, dict(stage.config))
+        by_fraction.setdefault(config.fraction, []).append(config)
+    images = {
+        fraction: len(
+            label_subset(
+                dataset.labels,
+                dataset.splits,
+                fraction=fraction,
+                seed=configs[0].seed,
+                config=configs[0].labels,
+                groups=dataset.groups,
             )
         )
-    return Rehearsed(device, available_cores(), memory, at_once, tuple(found))
-
-
-def require_memory(full: Plan, store: Store, datasets: Mapping[DatasetConfig, Dataset]) -> None:
-    """InputError for the first arm with a pretraining left that this machine's memory cannot hold, be it alone.
-
-    Counts what a step cannot do without, so what it refuses could never run. `datasets` are the plan's, packed.
-    """
-    left = _left(full, store)
-    device, memory = _machine(left)
-    for stage, *_ in _alike(left):
-        _require_room(stage, datasets[full.datasets[stage.inputs["data"]]], memory, device)
-
-
-def _require_room(stage: Stage, dataset: Dataset, memory: int, device: str) -> None:
-    """InputError where a step of a pretraining needs more than `memory` bytes at the least, with what would fit."""
-    config, workers = _config(stage), stage.demand.workers
-    if config.micro_batch == "auto" and device == "cuda":
-        return  # it takes smaller parts by itself
-    share = _share(config, workers)
-    part = share.micro_batch if isinstance(share.micro_batch, int) else share.batch_size
-    if part * dataset.size**2 * PIXEL < memory / 2:
-        return
-    import torch
-
-    from ssl_core import devices
-    from ssl_core.data.dataset import TRAIN
-    from ssl_core.footprint import footprint
-
-    precision = devices.settled(torch.device(device), config.precision)
-    settled = settle(share, len(dataset.rows(TRAIN)))
-    counted = footprint(settled, dataset.channels, dataset.size, precision)
-    least = counted.of(part)
-    if least <= memory:
-        return
-    where = "this machine" if device == "cpu" else "the accelerator"
-    room = memory - (PROCESS if device == "cpu" else 0)
-    fits = counted.largest(room / MARGIN) * workers
-    several = f" on each of {workers} workers" if workers > 1 else ""
-    head = (
-        f"arm {stage.labels['arm']}: a pretraining step keeps {least / GIB:.1f} GiB{several} at the least, for {part} "
-        f"images of {dataset.size} px at once, and {where} has {memory / GIB:.1f} GiB"
+        for fraction, configs in by_fraction.items()
+    }
+    most = by_fraction[max(by_fraction)][0]
+    batches = sorted({min(n, most.batch_size) for n in images.values()})
+    parts = {size: math.ceil(size / workers) for size in batches}
+    told = _told(stages[0], data, device, finetune=dataclasses.asdict(most), sizes=sorted(set(parts.values())))
+    answers = _side_by_side(told, 1 if device == "cuda" else at_once * workers)
+    found = FinetuneRehearsal(
+        {size: statistics.median(a["step_seconds"][str(part)] for a in answers) for size, part in parts.items()},
+        _median(answers, "selection_seconds") / workers,
+        answers[0]["fixed"],
+        _median(answers, "scoring_seconds") / workers,
+        _peak(answers),
     )
-    if fits < 2 * workers:
-        raise InputError(f"{head}; no batch fits: use a smaller dataset.size or encoder.arch")
-    raise InputError(
-        f"{head}; the largest batch that fits is about {fits}: set pretrain.micro_batch to {fits} or less (the same "
-        f"losses, more time), lower pretrain.batch_size, or use a smaller dataset.size"
-    )
+    for fraction, configs in sorted(by_fraction.items()):
+        config, n = configs[0], images[fraction]
+        step = found.step_seconds[min(n, config.batch_size)]
+        yield ExpectedFinetuning(
+            mode=config.mode,
+            arch=config.encoder.arch,
+            label_fraction=fraction,
+            images=n,
+            step_seconds=step,
+            epoch_seconds=step * math.ceil(n / config.batch_size),
+            seconds=found.seconds(config, n),
+            peak_memory=found.peak_memory,
+            left=len(configs),
+        )
 
 
-def _left(full: Plan, store: Store) -> list[Stage]:
-    """Pretrainings that are not finished."""
-    return [s for s in full.by_key.values() if s.kind == "pretrain" and not store.finished(s)]
+def _told(stage: Stage, data: Path, device: str, **of_kind: Any) -> dict[str, Any]:
+    """What a process of the rehearsal is told."""
+    return {"data": str(data), "device": device, "cpus": stage.demand.cpus, **of_kind}
 
 
-def _alike(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Those that differ in their seed alone, together."""
-    groups: dict[str, list[Stage]] = {}
-    for stage in stages:
-        values = {name: value for name, value in stage.config.items() if name != "seed"}
-        groups.setdefault(json.dumps([values, dict(stage.inputs)], sort_keys=True), []).append(stage)
-    return list(groups.values())
+def _median(answers: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.median(float(answer[name]) for answer in answers)
 
 
-def _machine(stages: Sequence[Stage]) -> tuple[str, int]:
-    """The device that pretrainings run on here, and the bytes of its memory."""
-    if not any(totals(stage.demand, here())[1] for stage in stages):
-        return "cpu", available_memory()
-    import torch
-
-    each = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return "cuda", min(int(device.total_memory) for device in each)
+def _peak(answers: Sequence[Mapping[str, Any]]) -> int | None:
+    return max((a["peak_memory"] for a in answers if a["peak_memory"] is not None), default=None)
 
 
-def _at_once(demand: Demand) -> int:
-    """Pretrainings that run side by side on a local Ray."""
+def _at_once(stages: Sequence[Stage]) -> int:
+    """How many of the stages, which ask for the same, run side by side on a local Ray."""
+    if not stages:
+        return 1
     machine = here()
-    cpus, accelerators = totals(demand, machine)
+    cpus, accelerators = totals(stages[0].demand, machine)
     rooms = [machine.cpus / cpus] + ([machine.accelerators / accelerators] if accelerators else [])
-    return max(1, int(min(rooms)))
+    return max(1, min(int(min(rooms)), len(stages)))
 
 
 def _packed(stage: Stage, store: Store) -> Path:
@@ -218,25 +254,6 @@ def _packed(stage: Stage, store: Store) -> Path:
         raise InputError(
             "steps are measured on the packed dataset, which is not there yet; run `intermoco data` first"
         ) from error
-
-
-def _config(stage: Stage) -> PretrainConfig:
-    from tune_jobs.work import typed
-
-    return typed(PretrainConfig, {name: value for name, value in stage.config.items() if name != "workers"})
-
-
-def _share(config: PretrainConfig, workers: int) -> PretrainConfig:
-    """What the largest of the workers does of a step, alone. What they say to each other is not in it."""
-    if workers == 1:
-        return config
-    micro = config.micro_batch
-    return dataclasses.replace(
-        config,
-        batch_size=math.ceil(config.batch_size / workers),
-        micro_batch=math.ceil(micro / workers) if isinstance(micro, int) else micro,
-        batch_norm="worker",
-    )
 
 
 def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
@@ -269,19 +286,24 @@ def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
 
 def _main() -> None:
     """One process of a rehearsal: says that it is there, then what to do on stdin, the answer on stdout."""
-    import ray.train.torch  # noqa: F401  # part of what a worker's process holds
+    import ray.train.torch  # noqa: F401  # as much as a process of Ray holds that does stages of all kinds in turn
     import torch
 
+    from ssl_core.config import FinetuneConfig
     from ssl_core.data.dataset import Dataset
     from ssl_core.rehearsal import rehearse as steps_of
+    from ssl_core.rehearsal import rehearse_finetuning
     from tune_jobs.work import typed
 
     print("ready", flush=True)
     told = json.loads(sys.stdin.read())
     torch.set_num_threads(max(1, int(told["cpus"])))
-    found = steps_of(
-        typed(PretrainConfig, told["config"]), Dataset.open(Path(told["data"])), torch.device(told["device"])
-    )
+    dataset, device = Dataset.open(Path(told["data"])), torch.device(told["device"])
+    found: Any
+    if "finetune" in told:
+        found = rehearse_finetuning(typed(FinetuneConfig, told["finetune"]), dataset, device, told["sizes"])
+    else:
+        found = steps_of(typed(PretrainConfig, told["config"]), dataset, device)
     print(json.dumps(dataclasses.asdict(found)))
 
 

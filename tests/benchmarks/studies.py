@@ -43,7 +43,7 @@ def alone(*words: str, turns: int = TURNS) -> Measured:
 class Ran:
     """The quickstart, measured beforehand, run, and run again."""
 
-    measured: list[dict[str, Any]]  # what `--measure` said of each arm
+    measured: dict[str, Any]  # what `--measure` said
     seconds: float  # of the first run
     again: float  # of the second
     manifests: list[dict[str, Any]]
@@ -57,7 +57,7 @@ def ran() -> Ran:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     place = (STUDY, "--output", str(root))
     words_of("data", *place)
-    measured = words_of("ablate", *place, "--dry-run", "--measure", "--json")["measured"]["arms"]
+    measured = words_of("ablate", *place, "--dry-run", "--measure", "--json")["measured"]
     first = seconds_of(lambda: words_of("ablate", *place))
     again = statistics.median(seconds_of(lambda: words_of("ablate", *place)) for _ in range(3))
     folders = [path.parent for path in (root / "stages").glob("*/manifest.json")]
@@ -91,10 +91,25 @@ def predicted(what: str) -> Measured:
                 found.epochs[manifest["key"]] if what == "epoch_seconds" else manifest[what]
             )
     off = {}
-    for expected in found.measured:
+    for expected in found.measured["arms"]:
         seen = statistics.median(real[expected["arm"]])
         off[expected["arm"]] = expected[what] / seen
     return Measured(max(max(q, 1 / q) for q in off.values()), found.seconds, facts={"predicted_by_real": off})
+
+
+def predicted_finetunings() -> Measured:
+    """How far the predicted seconds of all fine-tunings together were off; of each sort of them, in the facts."""
+    found, real = ran(), defaultdict(list)
+    for manifest in found.manifests:
+        if manifest["kind"] == "finetune":
+            real[manifest["config"]["mode"], manifest["config"]["fraction"]].append(manifest["wall_seconds"])
+    sorts = {(e["mode"], e["label_fraction"]): e["seconds"] for e in found.measured["finetunings"]}
+    off = {
+        f"{mode} {fraction:g}": seconds / statistics.mean(real[mode, fraction])
+        for (mode, fraction), seconds in sorts.items()
+    }
+    whole = sum(sorts[sort] * len(seen) for sort, seen in real.items()) / sum(map(sum, real.values()))
+    return Measured(max(whole, 1 / whole), found.seconds, facts={"predicted_by_real": off})
 
 
 ROWS = (
@@ -103,5 +118,6 @@ ROWS = (
     Row("quickstart on local Ray", "its stages' seconds by cores", 1.15, wall, most=True),
     Row("quickstart, all stages cached", "-", 5.0, cached, most=True, unit="s"),
     Row("--measure: seconds of an epoch", "the study's own", 1.15, lambda: predicted("epoch_seconds"), most=True),
+    Row("--measure: seconds of the fine-tunings", "the study's own", 1.15, predicted_finetunings, most=True),
     Row("--measure: memory of a pretraining", "the study's own", 1.15, lambda: predicted("peak_memory"), most=True),
 )

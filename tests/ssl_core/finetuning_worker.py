@@ -26,7 +26,7 @@ def gradients(arm: FinetuneConfig, dataset: Dataset, encoder: Path) -> dict[str,
     """Of a step, its loss, and batch norm's statistics after it. (Adam makes a step of any rounding in the next.)"""
     start = _start(arm, dataset, None if arm.mode == "scratch" else encoder)
     run = Finetuning(arm, dataset, *start, CPU)
-    loss = run._step(0, run.rows[: arm.batch_size])
+    loss = run.train_step(0, run.rows[: arm.batch_size])
     found = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
     return found | {f"buffer {name}": b.clone() for name, b in run.model.named_buffers()} | {"loss": loss}
 

@@ -140,7 +140,7 @@ def test_the_weights_tested_are_those_of_the_best_evaluation_or_of_the_last(
     encoder, stats = finetuning._start(settings, digits, pretrained)
     again = Finetuning(settings, digits, encoder, stats, CPU)
     for step, rows in enumerate(islice(batch_stream(again.rows, 16, 0), tested + 1)):
-        again._step(step, rows)
+        again.train_step(step, rows)
     found = outputs(tmp_path)
     labels = found["val_labels"]
     assert score("auroc", labels, again.predict(VAL, precision)[0], "multiclass") == scores[tested]

@@ -12,9 +12,10 @@ from ssl_core.config import EncoderConfig, MocoConfig, MseConfig, PretrainConfig
 from ssl_core.errors import InputError
 from ssl_core.footprint import footprint
 from tune_jobs import machine
+from tune_jobs.memory import MARGIN, PIXEL, PROCESS, require_memory
 from tune_jobs.plan import plan
 from tune_jobs.prepare import packed, planned
-from tune_jobs.rehearsal import MARGIN, PIXEL, PROCESS, Rehearsed, rehearse, require_memory
+from tune_jobs.rehearsal import Rehearsed, rehearse
 from tune_jobs.resolution import resolve
 from tune_jobs.store import Store
 from tune_jobs.study import Study
@@ -35,8 +36,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def study(folder: Path, **changes: object) -> Study:
     pretrain = {"epochs": 3, "batch_size": 32, "moco": {"queue": 32}} | changes
-    arms = {"moco": {}, "supervised": "scratch"}
-    return resolve(raw(dataset=few_digits(folder), seeds=[0], pretrain=pretrain, arms=arms))
+    arms = {"moco": {}}
+    return resolve(raw(dataset=few_digits(folder), seeds=[0, 1], pretrain=pretrain, arms=arms))
 
 
 def test_steps_are_measured_and_nothing_is_left(store: Store) -> None:
@@ -45,15 +46,26 @@ def test_steps_are_measured_and_nothing_is_left(store: Store) -> None:
     found = rehearse(full, store)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     (arm,) = found.arms
-    assert (arm.arm, arm.left, found.device) == ("moco", 1, "cpu")
+    assert (arm.arm, arm.left, found.device) == ("moco", 2, "cpu")
     assert arm.steps >= 5
     assert arm.steps * arm.step_seconds > 2.5  # of five seconds, though a step takes far less
     assert arm.epoch_seconds == pytest.approx(3 * arm.step_seconds)  # 126 // 32 steps
     assert 3 * arm.epoch_seconds < arm.seconds < 30 * arm.epoch_seconds
-    assert found.seconds == arm.seconds
+    assert found.seconds == pytest.approx(2 * arm.seconds / found.at_once)
     assert arm.peak_memory is not None
     assert 0.5 * PROCESS < arm.peak_memory < 2 * machine.GIB
-    assert re.search(r"moco +\d+\.\d\d s .* GiB +1\n", "\n".join(found.lines))
+    assert re.search(r"moco +\d+\.\d{3} s .* GiB +2\n", "\n".join(found.lines))
+
+    downstream = list(full.of_kind("finetune"))
+    costs = {(each.mode, each.label_fraction): each for each in found.finetunings}
+    assert len(costs) == len(found.finetunings)
+    assert set(costs) == {(s.config["mode"], s.config["fraction"]) for s in downstream}
+    assert sum(each.left for each in found.finetunings) == len(downstream)
+    for each in found.finetunings:
+        assert each.images == round(each.label_fraction * 126)
+        assert each.peak_memory is not None
+        assert 0.5 * PROCESS < each.peak_memory < 2 * machine.GIB
+        assert re.search(rf"  {each.mode} {100 * each.label_fraction:g}% +\d", "\n".join(found.lines))
 
 
 def test_steps_are_measured_on_packed_data_alone(tmp_path: Path) -> None:
@@ -64,7 +76,7 @@ def test_steps_are_measured_on_packed_data_alone(tmp_path: Path) -> None:
 
 def test_where_nothing_is_left_nothing_is_measured() -> None:
     assert list(Rehearsed("cpu", 2.0, machine.GIB, 1, ()).lines) == [
-        "measured: nothing, for every pretraining is finished"
+        "measured: nothing, for every pretraining and fine-tuning is finished"
     ]
 
 
@@ -80,7 +92,7 @@ def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_does(
     (tmp_path / "memory.max").write_text(str(counted.of(125)))
     with pytest.raises(InputError, match=r"arm moco: a pretraining step keeps .* no batch fits"):
         require_memory(full, store, datasets)  # nothing is left of so little once a process is there
-    monkeypatch.setattr("tune_jobs.rehearsal.PROCESS", 0)
+    monkeypatch.setattr("tune_jobs.memory.PROCESS", 0)
     with pytest.raises(InputError, match="the largest batch that fits is about") as caught:
         require_memory(full, store, datasets)
     (fits,) = re.findall(r"set pretrain.micro_batch to (\d+)", str(caught.value))
