@@ -44,6 +44,8 @@ class RayRunner:
         self._capacity, self._most = Capacity(0.0), most
         self._wishes = Wishes() if any(most) else None
         self._task = ray.remote(_run_stage)
+        # a process that has used an accelerator keeps memory there, and would stay on it if it were given another next
+        self._single_use_task = ray.remote(max_calls=1)(_run_stage)
 
     def capacity(self) -> Capacity:
         if time.monotonic() - self._asked_at >= FRESH:
@@ -65,7 +67,7 @@ class RayRunner:
         demand = stage.demand.on(self.capacity().may_have)
         alone = self._alone and stage.kind == "pretrain" and demand.workers == 1
         waits = by_workers(stage, demand) and not alone  # for Ray Train's workers, which hold the resources
-        task = self._task.options(
+        task = (self._single_use_task if demand.accelerators and not waits else self._task).options(
             name=stage.name,
             max_retries=demand.restarts,  # where its process or node is lost; an error of its own is not tried again
             num_cpus=0 if waits else demand.cpus,
