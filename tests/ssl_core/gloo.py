@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ssl_core.pretraining", "ssl_core.finetuning"])
+from tests.processes import CONTEXT
 
 #: What each of them does, given its rank, their number and a folder that all share.
 Work = Callable[[int, int, Path], None]

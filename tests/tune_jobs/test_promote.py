@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
@@ -12,12 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from crowning import crowned, killed_while_crowning
+from killed import ended
 from mlflow_store import database, mlflow_client
 from promotable import LEAK, Trained, forge, swap, train
 
@@ -29,10 +28,8 @@ from ssl_core.temperature import tempered
 from tune_jobs import cli
 from tune_jobs.ablate import replay
 from tune_jobs.promotion.candidate import choose
-from tune_jobs.promotion.gates import Gate
-from tune_jobs.promotion.packing import Package
 from tune_jobs.promotion.place import held
-from tune_jobs.promotion.promote import Asked, Attempt, Promotion, promote, roll_back
+from tune_jobs.promotion.promote import Asked, Promotion, promote, roll_back
 from tune_jobs.promotion.registry import CHAMPION, COMPLETE, PREVIOUS, REPLACES, UNTIL, Registry
 
 pytestmark = pytest.mark.timeout(600)
@@ -172,44 +169,6 @@ def test_promote_a_better_arm_and_roll_back(wards: Trained, capsys: pytest.Captu
 # killed
 
 
-def crowned(wards: Trained, arm: str) -> Promotion:
-    """Register an arm whose gates count as passed, with files in its model's place: what comes after the gates."""
-    found, store = wards.found(), wards.store
-    candidate = choose(found, store, arm=arm, seed=0)
-    with held(found.study, store) as place:
-        place.mend()
-        with place.records.begun() as work:
-            (work / "model").mkdir()
-            (work / "model" / "MLmodel").write_text("flavors: {}")
-            dataset = Dataset.open(store.find("data", candidate.data.key))
-            attempt = Attempt(found, store, Asked(), place, candidate, place.registry.champion(), work)
-            done = Promotion(study="wards", model="wards", candidate=arm, why="", tracking="", gates=(PASSED,))
-            die(place.client)
-            return attempt.enter(Package(work / "model", dataset, 1.0), done)
-
-
-PASSED = Gate("weights", True, "they are the same")
-DEADLY: list[int] = []  # the write to MLflow before which the process is killed
-
-
-def die(client: Any) -> None:
-    if not DEADLY:
-        return
-    calls = iter(range(1000))
-
-    def guarded(method: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) in DEADLY:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return method(*args, **kwargs)
-
-        return wrapper
-
-    for name in dir(client):
-        if name.startswith(("set_", "create_", "delete_", "log_")):
-            setattr(client, name, guarded(getattr(client, name)))
-
-
 def test_a_promotion_killed_anywhere_is_as_if_it_had_not_been_or_had_ended(
     wards: Trained, tmp_path: Path, empty_database: Path
 ) -> None:
@@ -220,15 +179,7 @@ def test_a_promotion_killed_anywhere_is_as_if_it_had_not_been_or_had_ended(
     for call in (1, 3, 4, 5, 6, 7, 10, 11):
         place = wards.copy(tmp_path / f"killed-{call}", empty_database)
         shutil.copy(wards.root / "mlflow.db", place.root / "mlflow.db")
-
-        def work(place: Trained = place, call: int = call) -> None:
-            DEADLY.append(call)
-            crowned(place, "good")
-
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, call
+        assert ended(killed_while_crowning, place, "good", call) == -signal.SIGKILL, call
         aliases = registry(place).aliases()
         seen.append(aliases[CHAMPION])
         assert aliases in (old, {CHAMPION: "1", PREVIOUS: "1"}, new)

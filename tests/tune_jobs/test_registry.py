@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
 import signal
 import time
@@ -12,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import ended
 from mlflow_store import mlflow_client
+from registry_work import add, back, better, killed_while, promote_at_once, take_a_turn
 
 from ssl_core.errors import InputError, StageError
-from tune_jobs.locks import promoting
+from tests.processes import CONTEXT
 from tune_jobs.promotion import registry as module
 from tune_jobs.promotion.registry import CHAMPION, COMPLETE, PREVIOUS, REPLACES, SINCE, UNTIL, WHY, Registry
-from tune_jobs.store import Store
 
 pytestmark = pytest.mark.timeout(120)
-
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -34,13 +31,6 @@ def root(tmp_path: Path, empty_database: Path) -> Path:
 @pytest.fixture
 def registry(root: Path) -> Registry:
     return Registry(mlflow_client(root), "toy", "root-a")
-
-
-def add(registry: Registry, *, complete: bool = True) -> Any:
-    made = registry.create(run="0" * 32, source="file:///nowhere", tags={"intermoco.arm": "moco"}, description="card")
-    if complete:
-        registry.complete(made)
-    return made
 
 
 def crown(registry: Registry, count: int) -> None:
@@ -110,34 +100,6 @@ def test_half_made_versions_of_this_root_are_deleted_and_those_of_others_kept(ro
 # killed
 
 
-def killed(work: Callable[[], None]) -> int:
-    """The exit code of a process that does the work."""
-    process = FORK.Process(target=work)
-    process.start()
-    process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def die_at(client: Any, call: int) -> None:
-    """Kill this process before the client's call of this number that writes anything."""
-    count = 0
-
-    def guarded(method: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            if count == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-            return method(*args, **kwargs)
-
-        return wrapper
-
-    for name in dir(client):
-        if name.startswith(("set_", "create_", "delete_")):
-            setattr(client, name, guarded(getattr(client, name)))
-
-
 def trials(root: Path, tmp: Path, prepare: Callable[[Registry], None], act: Callable[[Registry], None]) -> list[Any]:
     """What is left in a copy of the store where `act` is killed before its 1st, 2nd, ... write, then mended."""
     prepare(Registry(mlflow_client(root), "toy", "root-a"))
@@ -146,13 +108,7 @@ def trials(root: Path, tmp: Path, prepare: Callable[[Registry], None], act: Call
         place = tmp / f"copy-{call}"
         place.mkdir()
         shutil.copy(root / "mlflow.db", place / "mlflow.db")
-
-        def work(place: Path = place, call: int = call) -> None:
-            mine = Registry(mlflow_client(place), "toy", "root-a")
-            die_at(mine.client, call)
-            act(mine)
-
-        code = killed(work)
+        code = ended(killed_while, act, place, call)
         after = Registry(mlflow_client(place), "toy", "root-a")
         seen = after.aliases()
         after.mend()
@@ -166,11 +122,6 @@ def trials(root: Path, tmp: Path, prepare: Callable[[Registry], None], act: Call
 
 
 def test_a_promotion_killed_anywhere_leaves_the_old_champion_or_the_new_one(root: Path, tmp_path: Path) -> None:
-    def better(registry: Registry) -> None:
-        newest = max(registry.versions(), key=int)
-        if registry.aliases()[CHAMPION] != newest:
-            registry.promote(registry.versions()[newest], expected="2", by="joe", why="better")
-
     def prepare(registry: Registry) -> None:
         crown(registry, 2)
         add(registry)
@@ -189,10 +140,6 @@ def test_a_promotion_killed_anywhere_leaves_the_old_champion_or_the_new_one(root
 
 
 def test_a_rollback_killed_anywhere_leaves_the_old_champion_or_the_new_one(root: Path, tmp_path: Path) -> None:
-    def back(registry: Registry) -> None:
-        if registry.aliases()[CHAMPION] == "2":
-            registry.rollback(by="joe", why="oops")
-
     *left, end = trials(root, tmp_path, lambda registry: crown(registry, 2), back)
     assert end == {CHAMPION: "1", PREVIOUS: "2"}
     assert {tuple(sorted(aliases.items())) for _, aliases, _ in left} == {
@@ -205,18 +152,8 @@ def test_a_rollback_killed_anywhere_leaves_the_old_champion_or_the_new_one(root:
 
 
 def test_processes_of_one_root_take_turns(root: Path) -> None:
-    def work() -> None:
-        with promoting(Store(root), lambda _: None) as owner:
-            mine = Registry(mlflow_client(root), "toy", owner)
-            mine.mend()
-            before = mine.aliases().get(CHAMPION)
-            made = add(mine, complete=False)
-            time.sleep(0.1)  # another's `mend` would delete it now
-            mine.complete(made)
-            mine.promote(made, expected=before, by="joe", why="better")
-
     Registry(mlflow_client(root), "toy", "x")._ensure()
-    together = [FORK.Process(target=work) for _ in range(3)]
+    together = [CONTEXT.Process(target=take_a_turn, args=(root,)) for _ in range(3)]
     for process in together:
         process.start()
     for process in together:
@@ -231,18 +168,9 @@ def test_processes_of_one_root_take_turns(root: Path) -> None:
 def test_of_several_roots_with_one_server_one_moves_and_the_others_are_told(root: Path, registry: Registry) -> None:
     crown(registry, 1)
 
-    def work(owner: str, gate: Any, results: Any) -> None:
-        mine = Registry(mlflow_client(root), "toy", owner)
-        made = add(mine)
-        gate.wait()
-        try:
-            mine.promote(made, expected="1", by=owner, why="better")
-            results.put((made.number, "moved"))
-        except StageError as error:
-            results.put((made.number, str(error)))
-
-    gate, results = FORK.Barrier(3), FORK.Queue()
-    together = [FORK.Process(target=work, args=(f"root-{i}", gate, results)) for i in range(3)]
+    gate, results = CONTEXT.Barrier(3), CONTEXT.Queue()
+    owners = [f"root-{i}" for i in range(3)]
+    together = [CONTEXT.Process(target=promote_at_once, args=(root, owner, gate, results)) for owner in owners]
     for process in together:
         process.start()
     found = dict(results.get(timeout=60) for _ in together)
