@@ -281,7 +281,11 @@ def _side_by_side(told: dict[str, Any], processes: int) -> list[dict[str, Any]]:
         if process.returncode:
             why = errors.strip().splitlines()[-1] if errors.strip() else "its process was killed, maybe for memory"
             raise StageError(f"a step could not be measured: {why}")
-    return [json.loads(out.splitlines()[-1]) for out, _ in answers]
+    found = [json.loads(out.splitlines()[-1]) for out, _ in answers]
+    for answer in found:
+        if "refused" in answer:
+            raise InputError(answer["refused"])
+    return found
 
 
 def _main() -> None:
@@ -300,11 +304,15 @@ def _main() -> None:
     torch.set_num_threads(max(1, int(told["cpus"])))
     dataset, device = Dataset.open(Path(told["data"])), torch.device(told["device"])
     found: Any
-    if "finetune" in told:
-        found = rehearse_finetuning(typed(FinetuneConfig, told["finetune"]), dataset, device, told["sizes"])
+    try:
+        if "finetune" in told:
+            found = rehearse_finetuning(typed(FinetuneConfig, told["finetune"]), dataset, device, told["sizes"])
+        else:
+            found = steps_of(typed(PretrainConfig, told["config"]), dataset, device)
+    except InputError as error:  # as the stage itself would say it
+        print(json.dumps({"refused": str(error)}))
     else:
-        found = steps_of(typed(PretrainConfig, told["config"]), dataset, device)
-    print(json.dumps(dataclasses.asdict(found)))
+        print(json.dumps(dataclasses.asdict(found)))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def test_steps_are_measured_on_packed_data_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "digits.npz"]
 
 
+def test_what_the_stage_would_refuse_is_refused_in_its_words(store: Store) -> None:
+    with pytest.raises(InputError, match=r"^moco.queue 100 exceeds 0.5 of the 126 training images"):
+        rehearse(planned(study(store.root, moco={"queue": 100}, batch_size=20), store), store)
+
+
 def test_where_nothing_is_left_nothing_is_measured() -> None:
     assert list(Rehearsed("cpu", 2.0, machine.GIB, 1, ()).lines) == [
         "measured: nothing, for every pretraining and fine-tuning is finished"
