@@ -15,7 +15,7 @@ from ssl_core.batches import statistics
 from ssl_core.config import FinetuneConfig, Precision, PretrainConfig
 from ssl_core.data.dataset import TEST, VAL, Dataset
 from ssl_core.devices import PeakMemory
-from ssl_core.downstream import batch_stream, evaluation_steps, planned_steps, scored_rows
+from ssl_core.downstream import batch_stream, evaluation_steps, planned_steps
 from ssl_core.encoder import build_encoder
 from ssl_core.finetuning import EVALUATED, Finetuning, intervals
 from ssl_core.pretraining import Pretraining
@@ -110,8 +110,8 @@ def rehearse_finetuning(
         while not clock.enough():
             run.train_step(0, next(stream))
         seconds[size] = clock.median()
-    whole = {split: len(rows) for split, rows in run.scored.items()}
-    run.scored = {split: rows[: SAMPLED * config.batch_size] for split, rows in run.scored.items()}
+    whole = run.scored
+    run.scored = {split: rows[: SAMPLED * config.batch_size] for split, rows in whole.items()}
 
     def image_seconds(split: int, precision: Precision) -> float:
         began = time.perf_counter()
@@ -120,13 +120,12 @@ def rehearse_finetuning(
 
     selecting, scoring = image_seconds(VAL, config.precision), image_seconds(TEST, EVALUATED)
     known = run.model.fixed and devices.settled(device, config.precision) == EVALUATED
-    images = whole[TEST] + (0 if known else whole[VAL])
-    test = scored_rows(config, dataset, TEST)
-    noise = np.random.default_rng(0).dirichlet(np.ones(dataset.n_outputs), len(test))
+    images = len(whole[TEST]) + (0 if known else len(whole[VAL]))
+    noise = np.random.default_rng(0).dirichlet(np.ones(dataset.n_outputs), len(whole[TEST]))
     began = time.perf_counter()
-    intervals(config, dataset, test, noise)
+    intervals(config, dataset, whole[TEST], noise)
     scoring_seconds = images * scoring + time.perf_counter() - began
-    return FinetuneRehearsal(seconds, whole[VAL] * selecting, run.model.fixed, scoring_seconds, memory.read())
+    return FinetuneRehearsal(seconds, len(whole[VAL]) * selecting, run.model.fixed, scoring_seconds, memory.read())
 
 
 class _Steps:

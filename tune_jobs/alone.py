@@ -19,7 +19,7 @@ from tune_jobs.attempts import Attempts, Pulse
 from tune_jobs.failures import one_line
 from tune_jobs.stage import Demand, Stage
 from tune_jobs.store import Store
-from tune_jobs.work import CHECKPOINT, LEAVES, Evaluator, Report, opened, typed
+from tune_jobs.work import CHECKPOINT, LEAVES, Evaluator, Report, opened, pretrain_config
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,13 @@ def pretrain_alone(
     evaluation among them. Returns what the manifest should say, as `tune_jobs.train.train` does.
     """
     from ssl_core import devices
-    from ssl_core.config import PretrainConfig
     from ssl_core.pretraining import pretrain
 
-    config, target = dict(stage.config), devices.choose(device)
-    config.pop("workers", None)
-    folder, attempts = store.train_folder(stage), Attempts(store.train_folder(stage))
+    config, target, folder = pretrain_config(stage), devices.choose(device), store.train_folder(stage)
+    attempts = Attempts(folder)
     folder.mkdir(parents=True, exist_ok=True)
     memory = devices.PeakMemory(target)
-    settings, dataset = typed(PretrainConfig, config), opened(store.find("data", stage.inputs["data"]))
+    dataset = opened(store.find("data", stage.inputs["data"]))
     epochs, steps = _take_up(folder)
     path = folder / CHECKPOINT
     pulse = Pulse(attempts.begin(path.stat().st_mtime if path.exists() else None, workers=1))
@@ -57,13 +55,13 @@ def pretrain_alone(
         if resumed:
             resumed(epochs)
         pretrain(
-            settings,
+            config,
             dataset,
             folder,
             _Reporter(report, pulse),
             checkpoint_seconds=demand.checkpoint_seconds,
             device=target,
-            evaluate=evaluator(settings, dataset, target) if evaluator else None,
+            evaluate=evaluator(config, dataset, target) if evaluator else None,
         )
         for leaf in LEAVES:
             shutil.copy2(folder / leaf, work / leaf)  # moved, they would be lost to a kill before they are published

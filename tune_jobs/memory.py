@@ -16,6 +16,7 @@ from tune_jobs.plan import Plan
 from tune_jobs.room import here, totals
 from tune_jobs.stage import Stage
 from tune_jobs.store import Store
+from tune_jobs.work import pretrain_config
 
 if TYPE_CHECKING:
     from ssl_core.data.config import DatasetConfig
@@ -105,12 +106,6 @@ def device_and_memory(stages: Sequence[Stage]) -> tuple[str, int]:
 
     each = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return "cuda", min(int(device.total_memory) for device in each)
-
-
-def pretrain_config(stage: Stage) -> PretrainConfig:
-    from tune_jobs.work import typed
-
-    return typed(PretrainConfig, {name: value for name, value in stage.config.items() if name != "workers"})
 
 
 def share_of(config: PretrainConfig, workers: int) -> PretrainConfig:

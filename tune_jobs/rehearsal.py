@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ssl_core.config import PretrainConfig
 from ssl_core.errors import InputError, StageError
 from tune_jobs.machine import GIB, available_cores
-from tune_jobs.memory import alike, device_and_memory, pretrain_config, require_room, share_of, unfinished
+from tune_jobs.memory import alike, device_and_memory, require_room, share_of, unfinished
 from tune_jobs.plan import Plan
 from tune_jobs.room import here, totals
 from tune_jobs.stage import Stage
@@ -149,7 +149,7 @@ def rehearse(full: Plan, store: Store) -> Rehearsed:
 def _pretraining(stages: Sequence[Stage], store: Store, device: str, memory: int, at_once: int) -> Expected:
     """What each of these takes, which differ in their seed alone."""
     from ssl_core.data.dataset import TRAIN
-    from tune_jobs.work import opened
+    from tune_jobs.work import opened, pretrain_config
 
     stage = stages[0]
     data, workers = _packed(stage, store), stage.demand.workers

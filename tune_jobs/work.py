@@ -225,6 +225,13 @@ def typed(cls: type[T], config: Mapping[str, Any]) -> T:
     return TypeAdapter(cls).validate_python(dict(config))
 
 
+def pretrain_config(stage: Stage) -> PretrainConfig:
+    """A pretraining's configuration. That of its stage names the workers too, where the result depends on them."""
+    from ssl_core.config import PretrainConfig
+
+    return typed(PretrainConfig, {name: value for name, value in stage.config.items() if name != "workers"})
+
+
 def settle_device(demand: Demand) -> str:
     """Use just what was declared: as many threads as CPUs, an accelerator only where one was asked for."""
     import torch
